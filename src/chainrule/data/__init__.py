@@ -1,0 +1,5 @@
+"""Files and named sets -> `Dataset`."""
+
+from chainrule.data.dataset import Dataset
+
+__all__ = ["Dataset"]

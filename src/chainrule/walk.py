@@ -1,0 +1,135 @@
+"""One loop: sampling, completing and coding are the same walk along a chain; they differ in who chooses."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from chainrule.errors import ChainruleError
+from chainrule.model import Chain, visit_order
+
+Choose = Callable[[int, Tensor], Tensor]
+
+
+def walk(
+    chain: Chain, choose: Choose, event: tuple[int, ...], batch: int, context: Tensor | None = None
+) -> Iterator[tuple[int, Tensor]]:
+    """Visit the positions of `batch` events in the chain's order.
+
+    Yields (i, symbols (B,)) with symbols = choose(i, logits (B, K)), i the flat position in C order. It is a
+    generator: progress bars, streaming and stopping early belong to the caller.
+    """
+    state, symbol = chain.start(batch, event, context), None
+    for position in visit_order(chain, event).tolist():
+        with torch.inference_mode():
+            logits, state = chain.step(state, symbol)
+            symbol = choose(position, logits)
+        yield position, symbol
+
+
+def sample(
+    chain: Chain,
+    n: int = 16,
+    event: tuple[int, ...] | None = None,
+    context: Tensor | None = None,
+    *,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    seed: int = 0,
+    first: int = 0,
+    tick: Callable[[int], object] | None = None,
+) -> np.ndarray:
+    """Draw `n` events (n, *event), exact samples of p(x) at temperature 1.
+
+    Args:
+        event: the shape to draw when the chain has no fixed one.
+        context: (n,) classes.
+        temperature: logits are divided by it; 0 takes the most probable symbol.
+        top_p: keep the smallest set of symbols whose probability reaches it (at least one).
+        seed, first: item i of the result is drawn with the random numbers (seed, first + i), whatever n is.
+        tick: called with the number of symbols done, for progress bars.
+    """
+    shape = event_of(chain, event)
+    nothing = np.zeros((n, *shape), dtype=np.int64), np.zeros(shape, dtype=bool)
+    return fill(chain, *nothing, context, temperature, top_p, seed, first, tick)
+
+
+def complete(
+    chain: Chain,
+    x: np.ndarray,
+    known: np.ndarray,
+    n: int = 4,
+    context: Tensor | None = None,
+    *,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    seed: int = 0,
+    tick: Callable[[int], object] | None = None,
+) -> np.ndarray:
+    """Draw `n` completions (n, *event) of one event `x` of which `known` (bool, same shape) is given.
+
+    A symbol is drawn given the symbols *before* it, known or drawn. When everything known comes first in
+    the chain's order this is the exact conditional distribution; for other masks it is causal filling, not
+    the posterior given what is known later.
+    """
+    if known.shape != x.shape:
+        raise ChainruleError(f"the mask has shape {known.shape}, the event {x.shape}: they must be equal")
+    copies = np.repeat(x[None].astype(np.int64), n, axis=0)
+    return fill(chain, copies, known, context, temperature, top_p, seed, 0, tick)
+
+
+def fill(chain, x, known, context, temperature, top_p, seed, first, tick) -> np.ndarray:
+    """Walk along (n, *event) events: given where `known` (*event), drawn elsewhere."""
+    flat, given = x.reshape(len(x), -1), known.reshape(-1)
+    uniforms = np.stack([uniform_stream(seed, first + i, flat.shape[1]) for i in range(len(x))]) if len(x) else x
+
+    def choose(i: int, logits: Tensor) -> Tensor:
+        if given[i]:
+            return torch.from_numpy(flat[:, i])
+        return draw(logits, torch.from_numpy(uniforms[:, i]), temperature, top_p)
+
+    for done, (i, symbols) in enumerate(walk(chain, choose, x.shape[1:], len(x), context)):
+        flat[:, i] = symbols.numpy()
+        if tick is not None:
+            tick(done + 1)
+    return flat.reshape(x.shape)
+
+
+def draw(logits: Tensor, uniform: Tensor, temperature: float = 1.0, top_p: float = 1.0) -> Tensor:
+    """Symbols (B,) of softmax(logits / temperature) (B, K) by inverting the distribution at `uniform` (B,)."""
+    if temperature == 0:
+        return logits.argmax(-1)
+    probs = torch.softmax(logits.double() / temperature, -1)
+    if top_p < 1:
+        probs = nucleus(probs, top_p)
+    below = probs.cumsum(-1)
+    return (below < (uniform * below[:, -1])[:, None]).sum(-1).clamp(max=logits.shape[-1] - 1)
+
+
+def nucleus(probs: Tensor, top_p: float) -> Tensor:
+    """Zero all but the most probable symbols that together reach `top_p`; at least one stays."""
+    ordered, index = probs.sort(-1, descending=True)
+    before = ordered.cumsum(-1) - ordered
+    kept = torch.where((before < top_p) | (before == 0), ordered, torch.zeros_like(ordered))
+    return torch.zeros_like(probs).scatter(-1, index, kept)
+
+
+def uniform_stream(seed: int, item: int, length: int) -> np.ndarray:
+    """`length` numbers in (0, 1) that belong to (seed, item) alone."""
+    return 1.0 - np.random.Generator(np.random.Philox(key=np.array([seed, item], np.uint64))).random(length)
+
+
+def event_of(chain: Chain, event: tuple[int, ...] | None) -> tuple[int, ...]:
+    """The shape to walk: the chain's own, or the one asked for."""
+    if chain.event is not None and event is not None and tuple(event) != tuple(chain.event):
+        raise ChainruleError(f"the model's events have shape {chain.event}, not {tuple(event)}")
+    shape = chain.event if chain.event is not None else event
+    if shape is None:
+        raise ChainruleError("this model takes events of any shape: say which with event=(...)")
+    if math.prod(shape) < 0:
+        raise ChainruleError(f"an event cannot have shape {shape}")
+    return tuple(shape)
