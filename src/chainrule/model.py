@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import math
+import re
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -10,7 +12,10 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 from torch import Tensor, nn
+
+from chainrule.errors import ChainruleError
 
 
 class Chain(nn.Module, ABC):
@@ -32,6 +37,20 @@ class Chain(nn.Module, ABC):
     symbols: int
     event: tuple[int, ...] | None = None
     classes: int = 0
+    args: dict[str, Any]  # the constructor's arguments, defaults included: they rebuild the chain
+
+    def __new__(cls, *args, **kwargs):
+        chain = super().__new__(cls)
+        bound = inspect.signature(cls.__init__).bind_partial(chain, *args, **kwargs)
+        bound.apply_defaults()
+        given = {k: v for k, v in bound.arguments.items() if k != "self"}
+        object.__setattr__(chain, "args", given)  # nn.Module is not initialised yet
+        return chain
+
+    @classmethod
+    def configure(cls, data: Any) -> dict[str, Any]:
+        """Constructor arguments that a `Dataset` implies: levels, channels, classes."""
+        return {"symbols": data.levels}
 
     @abstractmethod
     def logits(self, x: Tensor, context: Tensor | None = None) -> Tensor:
@@ -97,7 +116,76 @@ class Code(TransformerMixin, BaseEstimator):
 
     A concrete code states `fit`, `transform` and, where it can, `inverse_transform`. Two-dimensional `X`
     always works; images (n, H, W, C) are flattened and their shape is remembered as `event_`, so that
-    `inverse_transform` gives images back.
+    `inverse_transform` gives images back. What a code learns are attributes whose names end in "_": arrays,
+    numbers, and tuples of those.
     """
 
     SIZES: ClassVar[dict[str, dict[str, Any]]] = {}
+
+    def rows(self, X, *, reset: bool = False) -> np.ndarray:
+        """X (n, *event) -> (n, d) float64, checked. `fit` passes reset=True, which remembers `event_`."""
+        if not reset:
+            check_is_fitted(self)
+        event = tuple(X.shape[1:]) if getattr(X, "ndim", 2) > 2 else None
+        if event and not reset and event != self.event_:
+            raise ChainruleError(
+                f"the events have shape {event}, the code was fitted on {self.event_}: resize them"
+            )
+        flat = np.asarray(X).reshape(len(X), math.prod(event)) if event else X
+        rows = validate_data(self, flat, dtype=np.float64, reset=reset, ensure_min_samples=2 if reset else 1)
+        if reset:
+            self.event_ = event or rows.shape[1:]
+        return rows
+
+    def events(self, rows: np.ndarray) -> np.ndarray:
+        """Rows (n, d) -> (n, *event), the shape that `fit` was given."""
+        return rows.reshape(len(rows), *self.event_)
+
+    def codes(self, Z, width: int) -> np.ndarray:
+        """Codes (n, width) as float64, checked."""
+        check_is_fitted(self)
+        codes = check_array(Z, dtype=np.float64)
+        if codes.shape[1] != width:
+            raise ChainruleError(
+                f"the codes have {codes.shape[1]} numbers, the model's {width}: were they made by another model?"
+            )
+        return codes
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """What `fit` learned, as named arrays: all that a store must keep beside the constructor's arguments.
+
+        A number becomes an array without dimensions, a tuple `t_` the arrays `t_.0`, `t_.1`, ... The names of
+        a data frame's columns are not kept.
+        """
+        flat: dict[str, np.ndarray] = {}
+        for name, value in vars(self).items():
+            if name.endswith("_") and name != "feature_names_in_":
+                parts = (
+                    {f"{name}.{i}": v for i, v in enumerate(value)}
+                    if isinstance(value, tuple)
+                    else {name: value}
+                )
+                flat |= {part: np.array(v, order="C") for part, v in parts.items()}
+        wrong = [name for name, array in flat.items() if array.dtype.kind not in "biuf"]
+        if wrong:
+            raise TypeError(f"{', '.join(wrong)}: only arrays, numbers and tuples of them can be stored")
+        return flat
+
+    def set_arrays(self, arrays: dict[str, np.ndarray]):
+        """Become the fitted code that gave these `arrays`; gives self. The inverse of `arrays`."""
+        wrong = [name for name in arrays if not re.fullmatch(r"[a-z]\w*_(\.\d{1,9})?", name, re.ASCII)]
+        if wrong:
+            raise ChainruleError(
+                f"{wrong[0]!r} is not the name of anything a code learns: is the model file damaged?"
+            )
+        tuples: dict[str, tuple] = {}
+        for name in sorted(arrays, key=lambda name: int("0" + name.partition(".")[2])):
+            array = np.array(arrays[name])
+            value = array if array.ndim else array.item()
+            stem, dot, _ = name.partition(".")
+            if dot:
+                tuples[stem] = (*tuples.get(stem, ()), value)
+            else:
+                setattr(self, name, value)
+        vars(self).update(tuples)
+        return self

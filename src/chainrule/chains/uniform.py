@@ -25,10 +25,5 @@ class Uniform(Chain):
         super().__init__()
         self.symbols = symbols
 
-    @classmethod
-    def configure(cls, data) -> dict:
-        """Constructor arguments that the data imply."""
-        return {"symbols": data.levels}
-
     def logits(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         return torch.zeros(*x.shape, self.symbols)

@@ -1,0 +1,84 @@
+"""Character RNN: an LSTM over bytes (Hochreiter & Schmidhuber 1997; Graves 2013)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from chainrule.model import Chain, pick
+
+CHUNK = 2048  # symbols scored at a time: the logits of a long text would not fit into memory at once
+
+
+class CharLSTM(Chain):
+    """Texts of any length, a symbol at a time, everything before it summed up in the state of an LSTM.
+
+    Args:
+        symbols: K, 256 for bytes.
+        width: units of each layer.
+        layers: stacked LSTM layers.
+        dropout: share of the units dropped between layers and before the output, in training.
+        classes: number of classes in `context` (an embedding added to every input); 0 is unconditional.
+
+    Example:
+        >>> chain = CharLSTM(symbols=5, **CharLSTM.SIZES["tiny"])
+        >>> chain.log_prob(torch.zeros(2, 7, dtype=torch.long)).shape
+        torch.Size([2])
+    """
+
+    SIZES = {
+        "tiny": {"width": 8},
+        "laptop": {"width": 512},
+        # Graves 2013, section 3.1: one layer of 1000 cells on characters of the Penn Treebank.
+        "paper": {"width": 1000},
+    }
+    KINDS = ("text", "array")
+    TRAINING = {"batch": 32, "lr": 3e-3, "window": 256}
+
+    def __init__(self, symbols: int = 256, width: int = 512, layers: int = 1, dropout: float = 0.0, classes: int = 0):
+        super().__init__()
+        self.symbols, self.width, self.classes = symbols, width, classes
+        self.embed = nn.Embedding(symbols + 1, width)  # the last row stands for "nothing yet"
+        self.lstm = nn.LSTM(width, width, layers, batch_first=True, dropout=dropout if layers > 1 else 0.0)
+        self.drop = nn.Dropout(dropout)
+        self.out = nn.Linear(width, symbols)
+        self.condition = nn.Embedding(classes, width) if classes else None
+
+    @classmethod
+    def configure(cls, data) -> dict:
+        """Constructor arguments that the data imply."""
+        return {"symbols": data.levels, "classes": len(data.classes)}
+
+    def logits(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """x (B, T) -> (B, T, K)."""
+        flat = x.reshape(len(x), -1)
+        before = torch.cat([torch.full_like(flat[:, :1], self.symbols), flat[:, :-1]], 1)
+        return self._run(before, None, context)[0].reshape(*x.shape, self.symbols)
+
+    def log_probs(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """log p of every symbol (B, T) in nats, float64; the state is carried from chunk to chunk."""
+        flat, state = x.reshape(len(x), -1).long(), None
+        before = torch.cat([torch.full_like(flat[:, :1], self.symbols), flat[:, :-1]], 1)
+        parts = []
+        for i in range(0, flat.shape[1], CHUNK):
+            logits, state = self._run(before[:, i : i + CHUNK], state, context)
+            parts.append(pick(logits, flat[:, i : i + CHUNK]))
+        return torch.cat(parts, 1).reshape(x.shape) if parts else x.double()
+
+    def start(self, batch: int, event: tuple[int, ...], context: Tensor | None = None):
+        return {"batch": batch, "context": context, "lstm": None}
+
+    def step(self, state, symbol: Tensor | None = None):
+        """One step of the recurrence: its cost does not grow with what came before."""
+        if symbol is None:
+            symbol = torch.full((state["batch"],), self.symbols)
+        logits, state["lstm"] = self._run(symbol.long()[:, None], state["lstm"], state["context"])
+        return logits[:, 0], state
+
+    def _run(self, inputs: Tensor, state, context: Tensor | None):
+        """inputs (B, T) of 0..K, K for "nothing yet" -> logits (B, T, K) and the new state."""
+        z = self.embed(inputs.long())  # (B, T, D)
+        if self.condition is not None:
+            z = z + self.condition(context)[:, None]
+        h, state = self.lstm(z, state)
+        return self.out(self.drop(h)), state

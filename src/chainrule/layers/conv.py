@@ -1,0 +1,52 @@
+"""Causal convolutions that contain only the taps they need, and the gate.
+
+Both convolutions include their own position. A network becomes causal by shifting its *input* once (`down`
+for the rows above, `right` for the pixels to the left); from there on every layer may look at itself.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class RowsAbove(nn.Conv2d):
+    """A convolution over a row and the rows above it: ⌈n/2⌉ × n taps, (B, C, H, W) -> (B, D, H, W)."""
+
+    def __init__(self, c_in: int, c_out: int, n: int):
+        super().__init__(c_in, c_out, ((n + 1) // 2, n))
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows, n = self.kernel_size
+        return super().forward(F.pad(x, (n // 2, n // 2, rows - 1, 0)))
+
+
+class LeftOf(nn.Conv2d):
+    """A convolution over a pixel and those to its left: 1 × ⌈n/2⌉ taps, (B, C, H, W) -> (B, D, H, W)."""
+
+    def __init__(self, c_in: int, c_out: int, n: int):
+        super().__init__(c_in, c_out, (1, (n + 1) // 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(F.pad(x, (self.kernel_size[1] - 1, 0)))
+
+
+def down(x: Tensor) -> Tensor:
+    """Row r of the result is row r-1 of x (B, C, H, W); the first row is 0."""
+    return F.pad(x, (0, 0, 1, 0))[:, :, :-1]
+
+
+def right(x: Tensor) -> Tensor:
+    """Column c of the result is column c-1 of x (B, C, H, W); the first column is 0."""
+    return F.pad(x, (1, 0))[:, :, :, :-1]
+
+
+def gate(a: Tensor) -> Tensor:
+    """tanh(f) ⊙ σ(g) for f, g the halves of a (B, 2C, ...): van den Oord et al. 2016b, equation 2.
+
+    tanh(f) is computed as 2σ(2f) − 1: the same function, and PyTorch's σ takes a fifth of its tanh's time
+    on a processor.
+    """
+    f, g = a.chunk(2, dim=1)
+    return (2 * torch.sigmoid(2 * f) - 1) * torch.sigmoid(g)

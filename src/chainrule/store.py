@@ -1,0 +1,181 @@
+"""Models as files: safetensors whose one metadata entry is sorted JSON. No pickle, nothing executed."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import inspect
+import json
+import os
+import struct
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from chainrule.errors import ChainruleError
+from chainrule.model import Chain, Code
+
+FORMAT = 1
+KEY = "chainrule"  # the one metadata key: safetensors writes several in a different order each time
+HEADER_LIMIT = 1 << 24  # bytes; a real header holds a line a tensor
+
+Table = dict[str, str]
+
+
+def resolve(name: str, table: Table) -> type:
+    """The class that a table lists under `name`."""
+    if name not in table:
+        raise ChainruleError(f"there is no model {name!r}: choose from {', '.join(sorted(table))}")
+    module, attribute = table[name].split(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def name_of(model: Chain | Code, table: Table) -> str:
+    """The name under which a table lists the class of `model`."""
+    here = f"{type(model).__module__}:{type(model).__name__}"
+    for name, dotted in table.items():
+        if dotted == here:
+            return name
+    raise ChainruleError(f"{type(model).__name__} is not in the table of models, so it could not be loaded again")
+
+
+def options(cls: type) -> dict[str, inspect.Parameter]:
+    """The constructor's parameters: the configuration."""
+    return {k: p for k, p in inspect.signature(cls).parameters.items() if p.kind is not p.VAR_KEYWORD}
+
+
+def build(name: str, args: dict[str, Any], table: Table, seed: int = 0) -> Chain | Code:
+    """A new model; its first weights are drawn from `seed` alone."""
+    cls = resolve(name, table)
+    known = options(cls)
+    for key in args:
+        if key not in known:
+            raise ChainruleError(f"{name} has no option {key!r}: it has {', '.join(known)}")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            return cls(**args)
+        except (TypeError, RuntimeError, ValueError, OverflowError, ZeroDivisionError) as error:
+            raise ChainruleError(f"{name} cannot be built with {args}: {one_line(error)}") from error
+
+
+def arguments(model: Chain | Code) -> dict[str, Any]:
+    """The constructor arguments of a model, defaults included."""
+    return dict(model.get_params(deep=False)) if isinstance(model, Code) else dict(model.args)
+
+
+def tensors_of(model: Chain | Code) -> dict[str, Tensor]:
+    """The named arrays that make up a fitted model."""
+    if isinstance(model, nn.Module):
+        return dict(model.state_dict())
+    return {k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in model.arrays().items()}
+
+
+def dump(model: Chain | Code, table: Table, tensors: dict[str, Tensor] | None = None, **facts: Any) -> bytes:
+    """The model as the bytes of a safetensors file. `facts` (JSON) are kept beside the arguments."""
+    header = {"format": FORMAT, "model": name_of(model, table), "args": arguments(model), **facts}
+    tensors = tensors_of(model) if tensors is None else tensors
+    plain = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
+    return safetensors.torch.save(plain, {KEY: json.dumps(header, sort_keys=True)})
+
+
+def parse(data: bytes, table: Table, origin: str = "the model") -> tuple[Chain | Code, dict[str, Any]]:
+    """(model, header) from the bytes that `dump` gave. Anything else is an error, never code that runs."""
+    header, tensors = read_tensors(data, origin)
+    if header.get("format") != FORMAT:
+        raise ChainruleError(f"{origin} has format {header.get('format')}, this version reads {FORMAT}: update chainrule")
+    name, args = header.get("model"), header.get("args")
+    if not isinstance(name, str) or not isinstance(args, dict):
+        raise ChainruleError(f"{origin} names no model and arguments: it was not written by chainrule")
+    check_size(name, args, tensors, table, origin)
+    model = build(name, args, table)
+    if isinstance(model, Code):
+        try:
+            model.set_arrays({k: v.numpy() for k, v in tensors.items()})
+        except (KeyError, TypeError, ValueError) as error:
+            raise ChainruleError(f"{origin} does not hold a {name}: {one_line(error)}") from error
+        return model, header
+    model.load_state_dict(tensors)
+    return model.eval(), header
+
+
+def check_size(name: str, args: dict, tensors: dict[str, Tensor], table: Table, origin: str) -> None:
+    """Refuse arguments that do not belong to the tensors, before any memory is taken for them."""
+    cls = resolve(name, table)
+    if issubclass(cls, Code):
+        return
+    most = max(65536, sum(t.numel() for t in tensors.values()))
+    for key, value in args.items():
+        if isinstance(value, int) and abs(value) > most:
+            raise ChainruleError(f"{origin} says {key}={value}, more than its {most} weights could hold: it is damaged")
+    with torch.device("meta"):
+        expected = {k: tuple(v.shape) for k, v in build(name, args, table).state_dict().items()}
+    found = {k: tuple(v.shape) for k, v in tensors.items()}
+    for key in expected.keys() | found.keys():
+        if expected.get(key) != found.get(key):
+            raise ChainruleError(
+                f"{origin} has {found.get(key, 'no array')} for {key}, a {name} with its arguments "
+                f"has {expected.get(key, 'none')}: it is damaged or from another version"
+            )
+
+
+def read_tensors(data: bytes, origin: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The JSON header and the tensors of a safetensors file that came from anywhere."""
+    try:
+        (size,) = struct.unpack("<Q", data[:8])
+        if size > min(HEADER_LIMIT, len(data) - 8):
+            raise ValueError(f"its header claims {size} bytes of {len(data)}")
+        metadata = json.loads(data[8 : 8 + size]).get("__metadata__", {})
+        header = json.loads(metadata[KEY])
+        if not isinstance(header, dict):
+            raise ValueError("its header is not an object")
+        return header, safetensors.torch.load(data)
+    except (struct.error, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
+        raise ChainruleError(f"{origin} is not a chainrule model: {one_line(error)}") from error
+    except safetensors.SafetensorError as error:
+        raise ChainruleError(f"{origin} is damaged: {one_line(error)}") from error
+
+
+def sha256(model: Chain | Code, table: Table) -> str:
+    """The identity of a model: its class, arguments, and sorted (name, dtype, shape, bytes) of its arrays."""
+    digest = hashlib.sha256(json.dumps([name_of(model, table), arguments(model)], sort_keys=True).encode())
+    for name, tensor in sorted(tensors_of(model).items()):
+        array = tensor.detach().cpu().contiguous().numpy()
+        digest.update(json.dumps([name, str(array.dtype), list(array.shape)]).encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def write_atomic(path: str | Path, data: bytes) -> None:
+    """Write a file so that a reader sees the old one or the new one, whatever happens in between."""
+    path = Path(path)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def read_bytes(path: str | Path) -> bytes:
+    """The contents of a file, or one clear line."""
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise ChainruleError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def one_line(error: BaseException) -> str:
+    """The message of an error without its line breaks, at most 200 characters."""
+    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -1,0 +1,170 @@
+"""One loop for anything that has `loss` and parameters."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+Batch = tuple[Tensor, ...]
+COMPILE_PAYS_AFTER = 6.0  # minutes of budget: compiling takes about 45 s and saves about a quarter of a step
+TRIAL = 5  # steps timed before and after compiling
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long and how fast to learn. Exactly one of `minutes` and `steps` is given.
+
+    Attributes:
+        minutes: wall-clock of training; the learning rate follows the time that has passed.
+        steps: optimizer steps; exactly reproducible for a given number of threads.
+        lr: the highest learning rate: reached after `warmup` steps, falling linearly to 0 at the end.
+        average: decay of the running average of the weights; the average is what is scored and saved.
+        clip: largest norm of the gradient of a step.
+        compile: use torch.compile; None: try it when the budget is in minutes and long enough, keep the faster.
+    """
+
+    minutes: float | None = None
+    steps: int | None = None
+    lr: float = 3e-3
+    seed: int = 0
+    warmup: int = 100
+    average: float = 0.998
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    compile: bool | None = None
+
+    def done(self, step: int, seconds: float) -> float:
+        """The share of the budget that is spent, 0..1."""
+        spent = step / max(self.steps, 1) if self.steps is not None else seconds / (60 * (self.minutes or 1e-9))
+        return min(1.0, spent)
+
+    def rate(self, step: int, seconds: float) -> float:
+        """The learning rate of a step."""
+        warmup = self.warmup if self.steps is None else min(self.warmup, self.steps // 10)
+        return self.lr * min(1.0, (step + 1) / (warmup + 1)) * (1 - self.done(step, seconds))
+
+
+class Training:
+    """A training that can be stopped after any step and goes on with the same bits.
+
+    Everything random is drawn from (seed, step), so the whole state is the weights, their average, the
+    moments of the optimizer and two counters: `arrays()` gives it, `restore()` takes it back.
+
+    Args:
+        model: has `loss(*batch)` and parameters.
+        batch_at: step -> the batch of that step, a pure function.
+        plan: the budget and the rates.
+    """
+
+    def __init__(self, model: nn.Module, batch_at: Callable[[int], Batch], plan: Plan):
+        self.model, self.batch_at, self.plan = model, batch_at, plan
+        self.params = dict(model.named_parameters())
+        decay = [p for p in self.params.values() if p.ndim > 1]
+        other = [p for p in self.params.values() if p.ndim <= 1]
+        groups = [{"params": decay, "weight_decay": plan.weight_decay}, {"params": other, "weight_decay": 0.0}]
+        self.optimizer = torch.optim.AdamW(groups, lr=plan.lr, betas=(0.9, 0.99), fused=True)
+        self.average = {k: p.detach().clone() for k, p in self.params.items()}
+        self.step, self.seconds, self.loss = 0, 0.0, math.nan
+        self.note = ""  # what was decided about compiling
+
+    def __iter__(self) -> Iterator[Training]:
+        """Train to the end of the budget; yields itself after every step."""
+        loss_of, trial = self.model.loss, Trial(self.plan)
+        while self.plan.done(self.step, self.seconds) < 1:
+            began = time.perf_counter()
+            loss_of = trial.choose(loss_of)
+            self._update(loss_of, self.batch_at(self.step))
+            took = time.perf_counter() - began
+            self.note = trial.watch(took)
+            self.seconds += took
+            yield self
+
+    def _update(self, loss_of, batch: Batch) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.plan.rate(self.step, self.seconds)
+        self.model.train()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed((self.plan.seed << 32) + self.step)  # for dropout; everyone else's numbers are kept
+            loss = loss_of(*batch)
+            self.optimizer.zero_grad()
+            loss.backward()
+        nn.utils.clip_grad_norm_(self.params.values(), self.plan.clip)
+        self.optimizer.step()
+        self.step += 1
+        self.loss = float(loss.detach())
+        decay = min(self.plan.average, (1 + self.step) / (10 + self.step))
+        averaged, current = list(self.average.values()), [p.detach() for p in self.params.values()]
+        torch._foreach_lerp_(averaged, current, 1 - decay)
+
+    def averaged(self) -> dict[str, Tensor]:
+        """The state of the model with the averaged weights."""
+        return {**self.model.state_dict(), **self.average}
+
+    def arrays(self) -> tuple[dict[str, Tensor], dict[str, float]]:
+        """(tensors, counters) from which `restore` continues."""
+        tensors = {f"weights.{k}": v for k, v in self.model.state_dict().items()}
+        tensors |= {f"average.{k}": v for k, v in self.average.items()}
+        for name, p in self.params.items():
+            tensors |= {f"optimizer.{name}.{k}": v for k, v in self.optimizer.state.get(p, {}).items()}
+        return tensors, {"step": self.step, "seconds": self.seconds}
+
+    def restore(self, tensors: dict[str, Tensor], counters: dict[str, float]) -> None:
+        """Go back to what `arrays` gave."""
+        self.model.load_state_dict(below("weights.", tensors))
+        self.average = {k: v.clone() for k, v in below("average.", tensors).items()}
+        for name, p in self.params.items():
+            if moments := below(f"optimizer.{name}.", tensors):
+                self.optimizer.state[p] = {
+                    k: torch.empty_like(p).copy_(v) if v.ndim else v.clone() for k, v in moments.items()
+                }
+        self.step, self.seconds = int(counters["step"]), float(counters["seconds"])
+
+
+class Trial:
+    """Decides whether torch.compile pays: times a few plain steps, compiles, times again, keeps the faster."""
+
+    def __init__(self, plan: Plan):
+        enough = plan.minutes is not None and plan.minutes >= COMPILE_PAYS_AFTER
+        wanted = plan.compile if plan.compile is not None else enough
+        self.forced = bool(plan.compile)
+        self.active, self.plain, self.compiled = bool(wanted) and has_compiler(), [], []
+        self.original = None
+        self.text = "" if wanted == self.active else "torch.compile needs a C++ compiler: training without"
+
+    def choose(self, loss_of):
+        """The loss function of the next step."""
+        if not self.active:
+            return loss_of
+        if len(self.plain) == TRIAL and self.original is None:
+            self.original = loss_of
+            return torch.compile(loss_of)
+        if len(self.compiled) == TRIAL + 1:  # the first one holds the compilation
+            self.active = False
+            before, after = sorted(self.plain)[TRIAL // 2], sorted(self.compiled[1:])[TRIAL // 2]
+            keep = self.forced or after < before
+            self.text = f"torch.compile: {before / after:.2f} times the speed, {'kept' if keep else 'not kept'}"
+            return loss_of if keep else self.original
+        return loss_of
+
+    def watch(self, seconds: float) -> str:
+        """Record how long a step took."""
+        if self.active:
+            (self.plain if self.original is None else self.compiled).append(seconds)
+        return self.text
+
+
+def has_compiler() -> bool:
+    """Whether torch.compile can build code for the processor here."""
+    import shutil
+
+    return any(shutil.which(name) for name in ("g++", "clang++", "cl"))
+
+
+def below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The entries whose names begin with `prefix`, without it."""
+    return {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
