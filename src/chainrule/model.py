@@ -121,6 +121,7 @@ class Code(TransformerMixin, BaseEstimator):
     """
 
     SIZES: ClassVar[dict[str, dict[str, Any]]] = {}
+    event_: tuple[int, ...]
 
     def rows(self, X, *, reset: bool = False) -> np.ndarray:
         """X (n, *event) -> (n, d) float64, checked. `fit` passes reset=True, which remembers `event_`."""
@@ -143,11 +144,11 @@ class Code(TransformerMixin, BaseEstimator):
 
     def codes(self, Z, width: int) -> np.ndarray:
         """Codes (n, width) as float64, checked."""
-        check_is_fitted(self)
         codes = check_array(Z, dtype=np.float64)
         if codes.shape[1] != width:
+            found = codes.shape[1]
             raise ChainruleError(
-                f"the codes have {codes.shape[1]} numbers, the model's {width}: were they made by another model?"
+                f"the codes have {found} numbers, the model's {width}: made by another model?"
             )
         return codes
 
@@ -157,15 +158,12 @@ class Code(TransformerMixin, BaseEstimator):
         A number becomes an array without dimensions, a tuple `t_` the arrays `t_.0`, `t_.1`, ... The names of
         a data frame's columns are not kept.
         """
+        learned = {k: v for k, v in vars(self).items() if k.endswith("_") and k != "feature_names_in_"}
         flat: dict[str, np.ndarray] = {}
-        for name, value in vars(self).items():
-            if name.endswith("_") and name != "feature_names_in_":
-                parts = (
-                    {f"{name}.{i}": v for i, v in enumerate(value)}
-                    if isinstance(value, tuple)
-                    else {name: value}
-                )
-                flat |= {part: np.array(v, order="C") for part, v in parts.items()}
+        for name, value in learned.items():
+            items = value if isinstance(value, tuple) else ()
+            parts = {f"{name}.{i}": item for i, item in enumerate(items)} or {name: value}
+            flat |= {part: np.array(item, order="C") for part, item in parts.items()}
         wrong = [name for name, array in flat.items() if array.dtype.kind not in "biuf"]
         if wrong:
             raise TypeError(f"{', '.join(wrong)}: only arrays, numbers and tuples of them can be stored")
@@ -173,13 +171,10 @@ class Code(TransformerMixin, BaseEstimator):
 
     def set_arrays(self, arrays: dict[str, np.ndarray]):
         """Become the fitted code that gave these `arrays`; gives self. The inverse of `arrays`."""
-        wrong = [name for name in arrays if not re.fullmatch(r"[a-z]\w*_(\.\d{1,9})?", name, re.ASCII)]
-        if wrong:
-            raise ChainruleError(
-                f"{wrong[0]!r} is not the name of anything a code learns: is the model file damaged?"
-            )
         tuples: dict[str, tuple] = {}
-        for name in sorted(arrays, key=lambda name: int("0" + name.partition(".")[2])):
+        for name in sorted(arrays, key=lambda name: (len(name), name)):  # t_.2 before t_.10
+            if not re.fullmatch(r"[a-z]\w*_(\.\d+)?", name, re.ASCII):
+                raise ChainruleError(f"a code learns nothing called {name!r}: is the model file damaged?")
             array = np.array(arrays[name])
             value = array if array.ndim else array.item()
             stem, dot, _ = name.partition(".")
@@ -187,5 +182,6 @@ class Code(TransformerMixin, BaseEstimator):
                 tuples[stem] = (*tuples.get(stem, ()), value)
             else:
                 setattr(self, name, value)
-        vars(self).update(tuples)
+        for stem, values in tuples.items():
+            setattr(self, stem, values)
         return self
