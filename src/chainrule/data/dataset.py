@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -16,7 +17,7 @@ class Dataset:
 
     Attributes:
         x: the events. One array (N, *event) when all have one shape (it may be memory-mapped), else a
-            sequence of N arrays of their own shapes. Integer, or floating (read as probabilities, see `draw`).
+            sequence of N arrays of their own shapes.
         levels: K, the number of symbols: 2 for binary, 256 for bytes, 17 for scikit-learn's digits.
         kind: "image" | "text" | "array".
         names: N names, unique: file names relative to the folder given, or "0", "1", ...
@@ -24,6 +25,7 @@ class Dataset:
         classes: names of the classes, in the order of their indices; () without classes.
         source: what the user asked for ("digits", "photos/"), for messages and run.json.
         skipped: (name, reason) of every file that could not be read.
+        reduced: (name, what) of every file that holds more than `x` does: an alpha channel, 16 bits.
         binarise: True when `x` holds intensities 0..255 that are binarised afresh each time an event is
             drawn (dynamic binarisation: symbol 1 with probability x/255); then `levels` is 2.
     """
@@ -36,6 +38,7 @@ class Dataset:
     classes: tuple[str, ...] = ()
     source: str = ""
     skipped: tuple[tuple[str, str], ...] = field(default=())
+    reduced: tuple[tuple[str, str], ...] = field(default=())
     binarise: bool = False
 
     def __len__(self) -> int:
@@ -46,8 +49,17 @@ class Dataset:
         """The shape that all events share, or None when they differ."""
         if isinstance(self.x, np.ndarray):
             return self.x.shape[1:]
-        shapes = {a.shape for a in self.x}
-        return shapes.pop() if len(shapes) == 1 else None
+        return next(iter(self.buckets)) if len(self.buckets) == 1 else None
+
+    @cached_property
+    def buckets(self) -> dict[tuple[int, ...], np.ndarray]:
+        """The indices of the events of every shape, in ascending order, shapes in order of appearance."""
+        if isinstance(self.x, np.ndarray):
+            return {self.x.shape[1:]: np.arange(len(self.x))}
+        found: dict[tuple[int, ...], list[int]] = {}
+        for i, event in enumerate(self.x):
+            found.setdefault(event.shape, []).append(i)
+        return {shape: np.array(items) for shape, items in found.items()}
 
     @property
     def symbols_total(self) -> int:
@@ -55,9 +67,39 @@ class Dataset:
         return int(self.x.size if isinstance(self.x, np.ndarray) else sum(a.size for a in self.x))
 
     def select(self, index) -> Dataset:
-        """The events at `index` (integers or a slice), in that order."""
+        """The events at `index` (integers, a slice or a mask), in that order."""
         index = np.arange(len(self))[index]
         x = self.x[index] if isinstance(self.x, np.ndarray) else [self.x[i] for i in index]
         names = [self.names[i] for i in index] if len(self.names) else ()
         context = None if self.context is None else self.context[index]
         return replace(self, x=x, names=names, context=context)
+
+
+class Numbers(Sequence[str]):
+    """The names "0", "1", ... of `length` events, without a list of them.
+
+    >>> list(Numbers(3))
+    ['0', '1', '2']
+    """
+
+    def __init__(self, length: int) -> None:
+        self.length = length
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, i):
+        found = range(self.length)[i]
+        return str(found) if isinstance(found, int) else [str(j) for j in found]
+
+
+def gather(events: Sequence[np.ndarray]) -> np.ndarray | Sequence[np.ndarray]:
+    """One array (N, *event) when all events have one shape, else the sequence as it is."""
+    if len({event.shape for event in events}) != 1:
+        return events
+    return np.asarray(events[0])[None] if len(events) == 1 else np.stack(events)
+
+
+def symbol_type(levels: int) -> type[np.integer]:
+    """The type in which symbols are handed out: uint8, or int64 above 256 levels."""
+    return np.uint8 if levels <= 256 else np.int64

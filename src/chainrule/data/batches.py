@@ -1,0 +1,139 @@
+"""Drawing events by counters: what a training step sees is a pure function of (seed, step)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from functools import lru_cache
+
+import numpy as np
+
+from chainrule.data.dataset import Dataset, gather, symbol_type
+from chainrule.errors import ChainruleError
+
+# Every use of random numbers has its own streams, so that the order of epoch 3 shares nothing with the
+# binarisation of step 3.
+BINARISE, SHUFFLE, WINDOWS = 0, 1, 2
+
+
+def draw(dataset: Dataset, index: np.ndarray, seed: int = 0, step: int = 0) -> np.ndarray:
+    """The events at `index` (B,), which share one shape: (B, *event), uint8, or int64 above 256 levels.
+
+    With `dataset.binarise` an intensity x becomes 1 with probability x/255, else 0, by the random numbers
+    of (seed, step) alone; otherwise these are ignored.
+
+    >>> gray = Dataset(x=np.array([[0, 255, 0]]), levels=2, kind="array", binarise=True)
+    >>> draw(gray, np.array([0]), seed=1).tolist()
+    [[0, 1, 0]]
+    """
+    x = dataset.x[index] if isinstance(dataset.x, np.ndarray) else np.stack([dataset.x[i] for i in index])
+    if dataset.binarise:
+        x = stream(BINARISE, seed, step).random(x.shape) * 255 < x
+    return np.ascontiguousarray(x, dtype=symbol_type(dataset.levels))
+
+
+def batches(
+    dataset: Dataset, size: int, seed: int, step: int, window: int | None = None
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """The batch of training step `step`: symbols (B, *event) as from `draw`, and classes (B,) or None.
+
+    An epoch is `steps_per_epoch` steps, and sees every event exactly once. Events of one shape are permuted
+    and cut into batches of `size`, the last of which may be shorter; the batches of all shapes come in
+    permuted order.
+
+    With `window` T (events of one axis only) every row is instead a stretch of T symbols within an event,
+    and every place in every event is equally likely. When the batch's first draw lies in an event shorter
+    than T, its rows are as long as that event.
+    """
+    if window is None:
+        index = chosen(dataset, size, seed, step)
+        x = draw(dataset, index, seed, step)
+    else:
+        index, places, length = windows(dataset, size, seed, step, window)
+        rows = [dataset.x[i][t : t + length] for i, t in zip(index, places, strict=True)]
+        x = np.stack(rows).astype(symbol_type(dataset.levels))
+    return x, None if dataset.context is None else dataset.context[index]
+
+
+def steps_per_epoch(dataset: Dataset, size: int, window: int | None = None) -> int:
+    """Steps that see every event once, or (windows) as many symbols as there are.
+
+    >>> steps_per_epoch(Dataset(x=np.zeros((10, 4), np.uint8), levels=2, kind="array"), size=3)
+    4
+    """
+    if window is not None:
+        return math.ceil(dataset.symbols_total / (size * window))
+    return sum(math.ceil(len(items) / size) for items in dataset.buckets.values())
+
+
+def chosen(dataset: Dataset, size: int, seed: int, step: int) -> np.ndarray:
+    """Indices (B,) of the events of step `step`, all of one shape."""
+    buckets = list(dataset.buckets.values())
+    counts = [math.ceil(len(items) / size) for items in buckets]
+    epoch, turn = divmod(step, sum(counts))
+    place = int(shuffled(sum(counts), seed, epoch, 0)[turn])  # counted over the batches of all shapes
+    for b, (items, count) in enumerate(zip(buckets, counts, strict=True)):
+        if place < count:
+            return items[shuffled(len(items), seed, epoch, b + 1)[place * size : (place + 1) * size]]
+        place -= count
+    raise AssertionError("the place of a batch lies beyond all batches")
+
+
+def windows(
+    dataset: Dataset, size: int, seed: int, step: int, window: int
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """Which events (B,), at which places (B,), and how many symbols from there."""
+    if dataset.binarise or any(len(shape) != 1 for shape in dataset.buckets):
+        raise ChainruleError("windows are cut from texts and other events of one axis: leave out `window`")
+    lengths = np.empty(len(dataset), dtype=np.int64)
+    for shape, items in dataset.buckets.items():
+        lengths[items] = shape[0]
+    rng = stream(WINDOWS, seed, step)
+    first = np.searchsorted(lengths.cumsum(), rng.integers(lengths.sum()), side="right")
+    length = min(window, int(lengths[first]))
+    starts = np.maximum(
+        lengths - length + 1, 0
+    ).cumsum()  # places where a stretch can begin, event after event
+    at = rng.integers(starts[-1], size=size)
+    index = np.searchsorted(starts, at, side="right")
+    return index, at - np.where(index > 0, starts[index - 1], 0), length
+
+
+def train_holdout(dataset: Dataset, share: float = 0.1) -> tuple[Dataset, Dataset | None]:
+    """Split off about `share` of a user's own data for checking: (training, held out).
+
+    Every k-th event is held out, k = round(1 / share), beginning with the last of the first k. Of fewer than
+    10 texts the last `share` of each is held out instead; of fewer than 10 other events none is (None).
+
+    >>> train, held = train_holdout(Dataset(x=np.arange(20)[:, None], levels=20, kind="array"))
+    >>> held.x.ravel().tolist()
+    [9, 19]
+    """
+    if len(dataset) >= 10:
+        held = np.arange(len(dataset)) % round(1 / share) == round(1 / share) - 1
+        return dataset.select(~held), dataset.select(held)
+    cuts = [len(text) - int(len(text) * share) for text in dataset.x]
+    if dataset.kind != "text" or any(cut == len(text) for cut, text in zip(cuts, dataset.x, strict=True)):
+        return dataset, None
+    pairs = list(zip(dataset.x, cuts, strict=True))
+    return (
+        replace(dataset, x=gather([text[:cut] for text, cut in pairs])),
+        replace(dataset, x=gather([text[cut:] for text, cut in pairs])),
+    )
+
+
+@lru_cache(maxsize=8)
+def shuffled(n: int, seed: int, epoch: int, part: int) -> np.ndarray:
+    """A permutation of 0..n-1; kept, because every step of an epoch asks for the same few."""
+    order = stream(SHUFFLE, seed, epoch, part).permutation(n)
+    order.flags.writeable = False
+    return order
+
+
+def stream(use: int, seed: int, number: int, part: int = 0) -> np.random.Generator:
+    """Random numbers that belong to (seed, number) alone, one stream for every use and part."""
+    if not 0 <= seed < 2**64:
+        raise ChainruleError(f"the seed is {seed}: take one from 0 to 2^64 - 1")
+    # Philox counts up the first word of its counter, and never reaches the last two.
+    key, counter = np.array([seed, number], np.uint64), np.array([0, 0, part, use], np.uint64)
+    return np.random.Generator(np.random.Philox(key=key, counter=counter))
