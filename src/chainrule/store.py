@@ -12,7 +12,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import safetensors
 import safetensors.torch
 import torch
@@ -74,7 +73,7 @@ def tensors_of(model: Chain | Code) -> dict[str, Tensor]:
     """The named arrays that make up a fitted model."""
     if isinstance(model, nn.Module):
         return dict(model.state_dict())
-    return {k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in model.arrays().items()}
+    return {k: torch.from_numpy(v) for k, v in model.arrays().items()}
 
 
 def dump(model: Chain | Code, table: Table, tensors: dict[str, Tensor] | None = None, **facts: Any) -> bytes:

@@ -7,7 +7,6 @@ the largest eigenvalues; a code is the coordinates of an event in them.
 from __future__ import annotations
 
 import math
-from typing import ClassVar
 
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
@@ -38,7 +37,7 @@ class PCA(Code):
     """
 
     # The published size is the 30 of Hinton & Salakhutdinov 2006, figures 2 and 3.
-    SIZES: ClassVar = {"tiny": {"n_components": 4}, "laptop": {}, "paper": {}}
+    SIZES = {"tiny": {"n_components": 4}, "laptop": {}, "paper": {}}
 
     def __init__(self, n_components: int = 30, whiten: bool = False):
         self.n_components = n_components
