@@ -1,3 +1,45 @@
-"""chainrule: learn p(x), or a good code for x, from your own files."""
+"""chainrule: learn p(x), or a good code for x, from your own files.
+
+The public verbs and classes. They are imported when they are first used, so `import chainrule` is quick.
+
+Example:
+    >>> import chainrule
+    >>> run = chainrule.fit("digits", steps=2, size="tiny", out=getfixture("tmp_path") / "run")
+    >>> chainrule.sample(run.chain, n=2, event=(8, 8, 1)).shape
+    (2, 8, 8, 1)
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
 
 __version__ = "0.1.0"
+
+PUBLIC = {
+    "Chain": "chainrule.model",
+    "ChainruleError": "chainrule.errors",
+    "Code": "chainrule.model",
+    "Dataset": "chainrule.data",
+    "complete": "chainrule.walk",
+    "compress": "chainrule.compress",
+    "decompress": "chainrule.compress",
+    "fit": "chainrule.fit",
+    "load": "chainrule.data",
+    "open_run": "chainrule.models",
+    "sample": "chainrule.walk",
+    "score": "chainrule.score",
+    "walk": "chainrule.walk",
+}
+
+__all__ = sorted(PUBLIC)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in PUBLIC:
+        raise AttributeError(f"module 'chainrule' has no attribute {name!r}")
+    return getattr(importlib.import_module(PUBLIC[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *PUBLIC])

@@ -1,0 +1,44 @@
+"""What models there are, told without importing any of them (or PyTorch): `chainrule models` answers at once."""
+
+from __future__ import annotations
+
+import ast
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from chainrule.chains import CHAINS
+from chainrule.codes import CODES
+
+
+def models() -> list[dict[str, Any]]:
+    """A row a model: its name, whether it is a chain or a code, what it is, its data, its sizes."""
+    return [row(name, "chain", CHAINS[name]) for name in CHAINS] + [row(name, "code", CODES[name]) for name in CODES]
+
+
+def row(name: str, role: str, dotted: str) -> dict[str, Any]:
+    """Read one class's documentation and tables from its source text."""
+    module, cls = dotted.split(":")
+    spec = find_spec(module)
+    assert spec is not None
+    assert spec.origin is not None
+    tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+    node = next(n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == cls)
+    about = (ast.get_docstring(node) or "").split("\n\n")[0]
+    return {
+        "model": name,
+        "is": role,
+        "data": literal(node, "KINDS", ("image", "text", "array")),
+        "sizes": list(literal(node, "SIZES", {})),
+        "program": any(isinstance(n, ast.FunctionDef) and n.name == "program" for n in node.body),
+        "about": " ".join(about.split()),
+        "source": (ast.get_docstring(tree) or "").split("\n")[0],
+    }
+
+
+def literal(node: ast.ClassDef, name: str, default: Any) -> Any:
+    """The value of a class attribute that is written as a literal."""
+    for statement in node.body:
+        if isinstance(statement, ast.Assign) and any(isinstance(t, ast.Name) and t.id == name for t in statement.targets):
+            return ast.literal_eval(statement.value)
+    return default

@@ -1,0 +1,341 @@
+"""The command line: one short function a verb. Heavy imports happen inside the verbs."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from chainrule import __version__, console
+from chainrule.errors import ChainruleError
+
+app = typer.Typer(
+    name="chainrule",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    help="Learn p(x), or a good code for x, from your own files, and put it to use.",
+    epilog="DATA is a name ([bold]chainrule data[/bold]) or a path: a folder of images, a text file or a folder "
+    "of texts, a .npy or .npz array. RUN is a folder that [bold]chainrule fit[/bold] made.",
+)
+
+Data = Annotated[str, typer.Argument(metavar="DATA", help="A name such as digits, or a path.")]
+RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A folder made by chainrule fit.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object a line on standard output.")]
+Threads = Annotated[int, typer.Option(min=0, help="Processor threads; 0: all.")]
+Seed = Annotated[int, typer.Option(min=0, help="Where random numbers start.")]
+Force = Annotated[bool, typer.Option("--force", help="Overwrite what is there.")]
+Temperature = Annotated[float, typer.Option(min=0.0, help="Below 1: more probable, above: more varied; 0: the most probable.")]
+TopP = Annotated[float, typer.Option("--top-p", min=0.0, max=1.0, help="Draw from the most probable symbols that reach P together.")]
+
+
+@app.callback()
+def common(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
+) -> None:
+    if version:
+        print(f"chainrule {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def fit(
+    data: Data,
+    model: Annotated[str | None, typer.Option(help="A name that chainrule models lists; by default one that suits the data.")] = None,
+    out: Annotated[Path | None, typer.Option("-o", "--out", metavar="RUN", help="The run folder; by default runs/DATA-MODEL.")] = None,
+    minutes: Annotated[float | None, typer.Option(help="Wall-clock budget; 10 without --minutes and --steps.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Budget in steps: exactly reproducible.")] = None,
+    size: Annotated[str, typer.Option(help="tiny, laptop or paper.")] = "laptop",
+    set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Options of the model, such as width=64.")] = None,
+    conditional: Annotated[bool, typer.Option("--conditional", help="Condition on classes: labels, or the sub-folders of a folder.")] = False,
+    holdout: Annotated[float, typer.Option(min=0.0, max=0.5, help="Share kept from training to score with.")] = 0.05,
+    batch: Annotated[int | None, typer.Option(min=1, help="Items a step.")] = None,
+    lr: Annotated[float | None, typer.Option(min=0.0, help="Highest learning rate.")] = None,
+    compile: Annotated[bool | None, typer.Option("--compile/--no-compile", help="torch.compile; by default when it pays.")] = None,
+    seed: Seed = 0,
+    threads: Threads = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the training in RUN.")] = False,
+    json_: Json = False,
+) -> None:
+    """Learn a model of DATA."""
+    use_threads(threads)
+    from chainrule.fit import fit as learn
+
+    with console.training(json_) as listen:
+        learn(
+            data, model, out=out, minutes=minutes, steps=steps, size=size, settings=settings(set_), seed=seed,
+            conditional=conditional, holdout=holdout, batch=batch, lr=lr, compile=compile, resume=resume, listen=listen,
+        )  # fmt: skip
+
+
+@app.command()
+def score(
+    run: RunPath,
+    data: Data,
+    top: Annotated[int, typer.Option(min=0, help="How many of the most surprising items to print; 0: all.")] = 10,
+    threads: Threads = 0,
+    json_: Json = False,
+) -> None:
+    """Exact bits/dim of DATA and of every item, most surprising first."""
+    use_threads(threads)
+    from chainrule.score import score as exact
+
+    opened, dataset = open_both(run, data)
+    with console.progress("scoring", len(dataset), json_) as tick:
+        result = exact(opened.chain, dataset, tick)
+    order = (-result.each()).argsort(kind="stable")
+    items = [{"name": result.names[i], "nats": float(result.nats[i]), "bits_per_dim": float(result.each()[i])} for i in order]
+    total = {
+        "data": dataset.source, "items": len(dataset), "symbols": int(result.symbols.sum()),
+        "bits_per_dim": result.bits_per_dim, "nats_per_item": result.nats_per_item, "exact": True,
+        "skipped": [list(s) for s in dataset.skipped],
+    }  # fmt: skip
+    console.scores(total, items if json_ or top == 0 else items[:top], json_)
+
+
+@app.command()
+def sample(
+    run: RunPath,
+    n: Annotated[int, typer.Option("-n", min=1, help="How many.")] = 64,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="A .png sheet, .npy array or .txt; texts go to the screen without it.")] = None,
+    temperature: Temperature = 1.0,
+    top_p: TopP = 1.0,
+    prompt: Annotated[str, typer.Option(help="How a text begins.")] = "",
+    length: Annotated[int, typer.Option(min=1, help="Symbols of a text.")] = 500,
+    height_width: Annotated[str | None, typer.Option("--event", metavar="HxW", help="Size of an image, such as 32x32.")] = None,
+    class_: Annotated[str | None, typer.Option("--class", metavar="C", help="A class by name or number; all in turn without it.")] = None,
+    seed: Seed = 0,
+    threads: Threads = 0,
+    force: Force = False,
+    json_: Json = False,
+) -> None:
+    """Draw new images or texts."""
+    use_threads(threads)
+    from chainrule import output
+
+    opened = open_run(run)
+    kind = opened.info.get("kind")
+    if kind == "text":
+        n = n if out is not None or n != 64 else 1
+        output.sample_text(opened, n, out, prompt, length, class_, temperature, top_p, seed, force, json_)
+    else:
+        output.sample_events(opened, n, out, height_width, class_, temperature, top_p, seed, force, json_)
+
+
+@app.command()
+def complete(
+    run: RunPath,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="An image or a text.")],
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="A .png sheet, .npy array or .txt.")] = None,
+    n: Annotated[int, typer.Option("-n", min=1, help="How many completions.")] = 8,
+    keep: Annotated[str, typer.Option(help="What is given: top:0.5 of an image, or the first share of a text.")] = "top:0.5",
+    mask: Annotated[Path | None, typer.Option(help="An image of the same size: white is given, black is drawn.")] = None,
+    class_: Annotated[str | None, typer.Option("--class", metavar="C", help="A class by name or number.")] = None,
+    length: Annotated[int, typer.Option(min=0, help="Symbols to add to a text.")] = 500,
+    temperature: Temperature = 1.0,
+    top_p: TopP = 1.0,
+    seed: Seed = 0,
+    threads: Threads = 0,
+    force: Force = False,
+    json_: Json = False,
+) -> None:
+    """Several completions of one beginning."""
+    use_threads(threads)
+    from chainrule import output
+
+    output.complete_file(open_run(run), file, out, n, keep, mask, class_, length, temperature, top_p, seed, force, json_)
+
+
+@app.command()
+def compress(
+    run: RunPath,
+    data: Data,
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="ARCHIVE", help="The archive to write.")],
+    no_embed: Annotated[bool, typer.Option("--no-embed", help="Refer to the model instead of embedding it.")] = False,
+    threads: Threads = 0,
+    force: Force = False,
+    json_: Json = False,
+) -> None:
+    """Compress DATA without loss; the model travels in the archive."""
+    use_threads(threads)
+    from chainrule import packing
+
+    packing.compress(*open_both(run, data), out, not no_embed, force, json_)
+
+
+@app.command()
+def decompress(
+    archive: Annotated[Path, typer.Argument(metavar="ARCHIVE")],
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="DIR", help="Where the files go.")],
+    run: Annotated[Path | None, typer.Option(help="The model, when it is not in the archive.")] = None,
+    force: Force = False,
+    json_: Json = False,
+) -> None:
+    """Bring back what compress stored."""
+    from chainrule import packing
+
+    packing.decompress(archive, out, run, force, json_)
+
+
+@app.command()
+def inspect(archive: Annotated[Path, typer.Argument(metavar="ARCHIVE")], json_: Json = False) -> None:
+    """What is in an archive: items, shapes, sizes, model, arithmetic."""
+    from chainrule.archive import inspect as look
+
+    console.record(look(archive), json_)
+
+
+@app.command()
+def verify(
+    archive: Annotated[Path, typer.Argument(metavar="ARCHIVE")],
+    run: Annotated[Path | None, typer.Option(help="The model, when it is not in the archive.")] = None,
+    json_: Json = False,
+) -> None:
+    """Check every byte of an archive, and decode it against its hashes."""
+    from chainrule import packing
+
+    packing.verify(archive, run, json_)
+
+
+@app.command()
+def encode(
+    run: RunPath,
+    data: Data,
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="CODES.npy", help="Where the codes go.")],
+    force: Force = False,
+    json_: Json = False,
+) -> None:
+    """Codes of DATA, (n, code), as a .npy array."""
+    from chainrule import output
+
+    opened, dataset = open_both(run, data)
+    output.encode(opened, dataset, out, force, json_)
+
+
+@app.command()
+def decode(
+    run: RunPath,
+    codes: Annotated[Path, typer.Argument(metavar="CODES.npy")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="A .npy array, or a .png sheet of images.")],
+    force: Force = False,
+    json_: Json = False,
+) -> None:
+    """Events from their codes."""
+    from chainrule import output
+
+    output.decode(open_run(run), codes, out, force, json_)
+
+
+@app.command()
+def report(
+    run: RunPath,
+    out: Annotated[Path | None, typer.Option("-o", "--out", metavar="DIR", help="By default RUN/report.")] = None,
+    threads: Threads = 0,
+    json_: Json = False,
+) -> None:
+    """A page to look at."""
+    use_threads(threads)
+    from chainrule.report import report as write
+
+    page = write(open_run(run), out if out is not None else (run if run.is_dir() else run.parent) / "report")
+    console.record({"page": str(page)}, json_)
+
+
+@app.command()
+def models(json_: Json = False) -> None:
+    """The models there are."""
+    from chainrule.catalogue import models as rows
+
+    console.table(rows(), ["model", "is", "data", "sizes", "about"], json_)
+
+
+@app.command()
+def data(json_: Json = False) -> None:
+    """The named sets there are."""
+    from chainrule.data import describe
+
+    console.table(describe(), None, json_)
+
+
+@app.command()
+def tour(
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="DIR", help="Where everything goes.")] = Path("tour"),
+    threads: Threads = 0,
+    json_: Json = False,
+) -> None:
+    """The main job on data that ships with scikit-learn: all verbs, about three minutes, a page at the end."""
+    use_threads(threads)
+    from chainrule.tour import tour as go
+
+    go(out, json_)
+
+
+def settings(pairs: list[str] | None) -> dict[str, Any]:
+    """KEY=VALUE options as a dict; a value is JSON where it can be, else text."""
+    result = {}
+    for pair in pairs or []:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise ChainruleError(f"--set {pair}: write it as KEY=VALUE")
+        try:
+            result[key] = json.loads(value)
+        except ValueError:
+            result[key] = value
+    return result
+
+
+def use_threads(threads: int) -> None:
+    """Set the number of threads before PyTorch is imported, and after."""
+    if threads:
+        os.environ["OMP_NUM_THREADS"] = str(threads)
+        import torch
+
+        torch.set_num_threads(threads)
+
+
+def open_run(path: Path):
+    """The run at `path`."""
+    from chainrule.models import open_run as opened
+
+    return opened(path)
+
+
+def open_both(run: Path, source: str):
+    """A run and the data to use it on: of a named set the test split, with classes when the model wants them."""
+    from chainrule.data import load
+
+    opened = open_run(run)
+    conditional = bool(opened.info.get("classes"))
+    return opened, load(source, split="test", classes=conditional, levels=opened.info.get("levels"))
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run a command; exit 0 on success, 2 on wrong usage, 1 on an error told in one line, 130 on Ctrl-C."""
+    usage_error = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
+    try:
+        code = app(argv, standalone_mode=False) or 0
+    except usage_error as error:
+        error.show()  # type: ignore[attr-defined]
+        code = error.exit_code  # type: ignore[attr-defined]
+    except typer.Exit as error:
+        code = error.exit_code
+    except (KeyboardInterrupt, typer.Abort) as error:
+        console.complain(f"stopped: {error}" if str(error) else "stopped")
+        code = 130
+    except ChainruleError as error:
+        console.complain(f"error: {error}")
+        code = 1
+    except MemoryError:
+        console.complain("error: not enough memory: try fewer or smaller items, or a smaller model")
+        code = 1
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    except OSError as error:
+        console.complain(f"error: {error.filename or 'file'}: {error.strerror or error}")
+        code = 1
+    sys.exit(code if isinstance(code, int) else 0)

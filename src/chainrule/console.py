@@ -1,0 +1,164 @@
+"""What the command line shows: people get colours and bars on standard error, --json gives one object a line."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+
+def err() -> Console:
+    """Where progress and complaints go."""
+    return Console(stderr=True, highlight=False)
+
+
+def out() -> Console:
+    """Where results go."""
+    return Console(highlight=False)
+
+
+def complain(text: str) -> None:
+    """One line on standard error, whatever the width of the terminal."""
+    print(" ".join(text.split()), file=sys.stderr)
+
+
+def emit(row: dict[str, Any]) -> None:
+    """One JSON object on standard output."""
+    print(json.dumps(row, ensure_ascii=False), flush=True)
+
+
+def say(text: str, json_: bool = False) -> None:
+    """A line for people; nothing under --json."""
+    if not json_:
+        out().print(text, soft_wrap=True)
+
+
+def record(row: dict[str, Any], json_: bool) -> None:
+    """A few facts, name and value."""
+    if json_:
+        emit(row)
+        return
+    width = max((len(k) for k in row), default=0)
+    for key, value in row.items():
+        shown = json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else value
+        shown = f"{value:,.4f}" if isinstance(value, float) else shown
+        out().print(f"[dim]{escape(key.replace('_', ' ')):<{width}}[/dim]  {escape(str(shown))}", soft_wrap=True)
+
+
+def table(rows: list[dict[str, Any]], columns: list[str] | None, json_: bool) -> None:
+    """Rows as a table, or one object each."""
+    if json_:
+        for row in rows:
+            emit(row)
+        return
+    shown = columns or list(rows[0])
+    grid = Table(box=None, header_style="bold", pad_edge=False)
+    for name in shown:
+        grid.add_column(name.replace("_", " "), overflow="fold", no_wrap=name in ("model", "name"))
+    for row in rows:
+        grid.add_row(*(escape(", ".join(map(str, v)) if isinstance(v, list | tuple) else str(v)) for v in (row[c] for c in shown)))
+    out().print(grid)
+
+
+def scores(total: dict[str, Any], items: list[dict[str, Any]], json_: bool) -> None:
+    """The score of a data set and of its items."""
+    if json_:
+        emit({"total": total})
+        for item in items:
+            emit(item)
+        return
+    out().print(
+        f"[bold]{total['bits_per_dim']:.4f} bits/dim[/bold] over {total['items']:,} items of {escape(str(total['data']))} "
+        f"(exact; {total['symbols']:,} symbols, {total['nats_per_item']:,.2f} nats an item)",
+        soft_wrap=True,
+    )
+    if total["skipped"]:
+        out().print(f"{len(total['skipped'])} files skipped: " + escape("; ".join(f"{n} ({why})" for n, why in total["skipped"])), soft_wrap=True)
+    if items:
+        grid = Table(box=None, header_style="bold", pad_edge=False)
+        for name in ("most surprising", "bits/dim", "nats"):
+            grid.add_column(name, justify="left" if name[0] == "m" else "right")
+        for item in items:
+            grid.add_row(escape(item["name"]), f"{item['bits_per_dim']:.4f}", f"{item['nats']:,.2f}")
+        out().print(grid)
+
+
+@contextmanager
+def progress(what: str, total: int, json_: bool) -> Iterator[Callable[[int], object]]:
+    """A bar on standard error; yields a function that takes how much is done."""
+    if json_ or not err().is_terminal:
+        yield lambda done: None
+        return
+    columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"), TimeElapsedColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=err(), transient=True) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda done: bar.update(task, completed=done)
+
+
+@contextmanager
+def training(json_: bool) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """A listener for `fit`: a live bar in a terminal, a line every 30 seconds elsewhere, objects under --json."""
+    shown: dict[str, Any] = {"bar": None, "last": time.monotonic(), "line": None}
+    with Progress(
+        TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TextColumn("{task.fields[text]}"),
+        console=err(), transient=True, disable=json_ or not err().is_terminal,
+    ) as bar:  # fmt: skip
+        task = bar.add_task("learning", total=1.0, text="")
+
+        def listen(event: dict[str, Any]) -> None:
+            if event["event"] == "start":
+                announce(event, json_)
+            elif event["event"] == "step":
+                state, line = event["training"], event["log"]
+                bar.update(task, completed=state.plan.done(state.step, state.seconds), text=told(line))
+                if line is not shown["line"] and (json_ or ("val_bits" in line or time.monotonic() - shown["last"] > 30)):
+                    shown["last"], shown["line"] = time.monotonic(), line
+                    if json_:
+                        emit(line)
+                    elif not err().is_terminal:
+                        complain(f"step {told(line)}")
+            elif event["event"] == "end":
+                bar.stop()
+                conclude(event, json_)
+
+        yield listen
+
+
+def told(line: dict[str, Any]) -> str:
+    """One line of metrics in words."""
+    if not line:
+        return ""
+    parts = [f"{line['step']:,}", f"{line['seconds']:.0f} s", f"{line['loss_bits']:.4f} bits/dim"]
+    if "val_bits" in line:
+        parts.append(f"held out about {line['val_bits']:.4f}")
+    if "steps_per_s" in line:
+        parts.append(f"{line['steps_per_s']:.2f} steps/s")
+    return "  ".join(parts)
+
+
+def announce(event: dict[str, Any], json_: bool) -> None:
+    """What is about to be learned."""
+    state, info = event["training"], event["info"]
+    count = sum(p.numel() for p in state.params.values())
+    budget = f"{info['budget']['minutes']:g} minutes" if info["budget"]["minutes"] else f"{info['budget']['steps']:,} steps"
+    more = f", from step {state.step:,}" if state.step else ""
+    say(f"[bold]{info['model']}[/bold] ({count:,} parameters) learns {info['items']:,} items of {escape(str(info['data']))} for {budget}{more}", json_)
+
+
+def conclude(event: dict[str, Any], json_: bool) -> None:
+    """How it ended."""
+    info = event["info"]
+    if json_:
+        emit({"run": str(event["folder"]), **{k: info[k] for k in ("trained", "held_out") if k in info}})
+        return
+    held = info.get("held_out")
+    text = f"; {held['items']:,} held-out items need [bold]{held['bits_per_dim']:.4f} bits/dim[/bold] (exact)" if held else ""
+    say(f"saved in [bold]{escape(str(event['folder']))}[/bold]{text}")

@@ -1,0 +1,340 @@
+"""`fit`: from data to a run folder."""
+
+from __future__ import annotations
+
+import json
+import math
+import platform
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+
+from chainrule import __version__, store
+from chainrule.data import Dataset, batches, load, train_holdout
+from chainrule.errors import ChainruleError
+from chainrule.model import Chain, Code
+from chainrule.models import INFO, METRICS, MODEL, STATE, TABLE, Run
+from chainrule.score import score
+from chainrule.train import Plan, Training
+
+DEFAULT_MODEL = {"image": "gated-pixelcnn", "text": "char-lstm", "array": "char-lstm"}
+DEFAULT_MINUTES = 10.0
+SAVE_EVERY = 20.0  # seconds between checkpoints
+LOOK_EVERY = 60.0  # seconds between estimates on held-out items
+LOOK_AT = 1 << 17  # symbols at most in such an estimate
+
+Listener = Callable[[dict[str, Any]], object]
+
+
+def fit(
+    data: str | Dataset,
+    model: str | None = None,
+    *,
+    out: str | Path | None = None,
+    minutes: float | None = None,
+    steps: int | None = None,
+    size: str = "laptop",
+    settings: dict[str, Any] | None = None,
+    seed: int = 0,
+    conditional: bool = False,
+    holdout: float = 0.05,
+    batch: int | None = None,
+    lr: float | None = None,
+    compile: bool | None = None,
+    resume: bool = False,
+    listen: Listener | None = None,
+) -> Run:
+    """Learn a model of `data` and leave it in a run folder.
+
+    Args:
+        data: a path, a name such as "mnist", or a Dataset (a run of a Dataset can be resumed only with it).
+        model: a name from the tables; by default a chain that suits the kind of data.
+        out: the run folder; by default runs/DATA-MODEL.
+        minutes, steps: the budget, one of them; ten minutes without either.
+        size, settings: a named size of the model, and constructor arguments that override it.
+        conditional: condition on the classes that the data come with.
+        holdout: share of the items kept from training to score it with (at most 1,000 items).
+        batch, lr: items a step and the highest learning rate; by default what suits the model.
+        compile: see `Plan`.
+        resume: go on with the training in `out`; everything else is read from there, but a new budget may be given.
+        listen: called with a dict: {"event": "start" | "step" | "look" | "end", ...}.
+
+    Raises:
+        ChainruleError: data or options that do not fit; a run folder that is in use.
+        KeyboardInterrupt: after Ctrl-C, when the state has been saved.
+    """
+    listen = listen or (lambda event: None)
+    if minutes is not None and steps is not None:
+        raise ChainruleError(f"a budget is --minutes {minutes} or --steps {steps}, not both")
+    if minutes is not None and not 0 < minutes < 1e6:
+        raise ChainruleError(f"--minutes {minutes}: a budget lies between 0 and 1,000,000 minutes")
+    if steps is not None and not 0 <= steps < 1 << 40:
+        raise ChainruleError(f"--steps {steps}: a budget lies between 0 and 2^40 steps")
+    if resume:
+        info, folder = reopen(out, minutes, steps)
+        dataset = load(info["data"], **info["reading"]) if isinstance(data, str) else data
+    else:
+        dataset = load(data, split="train", classes=conditional) if isinstance(data, str) else data
+        info = describe(dataset, model, size, settings or {}, seed, conditional, holdout)
+        info["reading"] = {"split": "train", "classes": conditional}
+        info["budget"] = {"minutes": minutes, "steps": steps} if steps is not None or minutes else {"minutes": DEFAULT_MINUTES, "steps": None}
+        info["training"] = training_options(info["model"], batch, lr, compile)
+        folder = new_folder(out, info)
+        write_info(folder, info)
+    if not info["conditional"]:
+        dataset = replace(dataset, context=None, classes=())
+    learn, held = train_holdout(dataset, info["holdout"]) if info["holdout"] else (dataset, None)
+    built = store.build(info["model"], info["args"], TABLE, info["seed"])
+    if isinstance(built, Code):
+        return fit_code(built, learn, folder, info, listen)
+    return fit_chain(built, learn, held, folder, info, listen)
+
+
+def describe(data: Dataset, model, size, settings, seed, conditional, holdout) -> dict[str, Any]:
+    """The facts of a new run: what will be learned, from what, and with which arguments."""
+    name = model or DEFAULT_MODEL[data.kind]
+    cls = store.resolve(name, TABLE)
+    if size not in cls.SIZES:
+        raise ChainruleError(f"{name} has no size {size!r}: choose from {', '.join(cls.SIZES)}")
+    if issubclass(cls, Chain) and data.kind not in cls.KINDS:
+        raise ChainruleError(f"{name} learns from {' and '.join(cls.KINDS)} data, {data.source or 'this'} is {data.kind}")
+    if conditional and data.context is None:
+        raise ChainruleError(f"{data.source} has no classes: put the files of each class into a folder of its own")
+    seen = data if conditional else replace(data, context=None, classes=())
+    return {
+        "model": name,
+        "args": {**cls.SIZES[size], **cls.configure(seen), **settings},
+        "size": size,
+        "data": data.source,
+        "kind": data.kind,
+        "levels": data.levels,
+        "event": data.event,
+        "items": len(data),
+        "classes": list(seen.classes),
+        "conditional": conditional,
+        "holdout": min(holdout, 1000 / max(len(data), 1)) if data.kind != "text" else holdout,
+        "seed": seed,
+        "threads": torch.get_num_threads(),
+        "versions": {"chainrule": __version__, "torch": torch.__version__, "python": platform.python_version()},
+    }
+
+
+def training_options(name: str, batch, lr, compile) -> dict[str, Any]:
+    """Items a step, rate and window: what the model suggests, unless something else was asked for."""
+    suggested = {"batch": 32, "lr": 3e-3, "window": None, **getattr(store.resolve(name, TABLE), "TRAINING", {})}
+    given = {"batch": batch, "lr": lr}
+    return {**suggested, **{k: v for k, v in given.items() if v is not None}, "compile": compile}
+
+
+def fit_chain(chain: Chain, learn: Dataset, held: Dataset | None, folder: Path, info: dict, listen: Listener) -> Run:
+    """Train a chain within its budget; checkpoints, estimates on held-out items, and exact scores at the end."""
+    options = info["training"]
+    plan = Plan(**info["budget"], lr=options["lr"], seed=info["seed"], compile=options["compile"])
+
+    def batch_at(step: int) -> tuple[torch.Tensor, ...]:
+        x, context = batches(learn, options["batch"], info["seed"], step, options["window"])
+        return torch.from_numpy(x), *([] if context is None else [torch.from_numpy(context)])
+
+    training = Training(chain, batch_at, plan) if any(True for _ in chain.parameters()) else None
+    if training is not None:
+        restore(training, folder)
+        listen({"event": "start", "training": training, "info": info, "folder": folder})
+        run_training(training, held, folder, listen)
+        chain.load_state_dict(training.averaged())
+    chain.eval()
+    facts = {k: v for k, v in info.items() if k not in ("model", "args")}
+    if held is not None and len(held) and not held.binarise:
+        facts["held_out"] = {"items": len(held), "bits_per_dim": score(chain, held).bits_per_dim}
+    if training is not None:
+        facts["trained"] = {"steps": training.step, "seconds": round(training.seconds, 3)}
+    return finish(chain, folder, info, facts, listen)
+
+
+def finish(model: Chain | Code, folder: Path, info: dict, facts: dict, listen: Listener) -> Run:
+    """Write the model and the last word about the run."""
+    store.write_atomic(folder / MODEL, store.dump(model, TABLE, **facts))
+    info = {"model": info["model"], "args": store.arguments(model), **facts}
+    write_info(folder, info)
+    listen({"event": "end", "info": info, "folder": folder})
+    return Run(folder, model, info)
+
+
+def run_training(training: Training, held: Dataset | None, folder: Path, listen: Listener) -> None:
+    """The loop with its checkpoints. Ctrl-C or SIGTERM: the step is finished, the state saved, then it stops."""
+    log = Log(folder / METRICS, training.step)
+    saved = looked = time.monotonic()
+    with interruption() as stopped:
+        for state in training:
+            now, last = time.monotonic(), training.plan.done(state.step, state.seconds) >= 1
+            if now - looked >= LOOK_EVERY or last:
+                log.write(training, look(training, held))
+                looked = time.monotonic()
+            elif state.step % 20 == 0:
+                log.write(training, {})
+            if now - saved >= SAVE_EVERY or last or stopped:
+                log.flush()
+                checkpoint(training, folder)
+                saved = time.monotonic()
+            listen({"event": "step", "training": training, "log": log.last})
+            if stopped and not last:
+                raise KeyboardInterrupt(f"saved after {training.step} steps: go on with chainrule fit --resume -o {folder}")
+
+
+def look(training: Training, held: Dataset | None) -> dict[str, float]:
+    """Bits/dim of the averaged weights on the first held-out items: an estimate on part of them."""
+    if held is None or not len(held):
+        return {}
+    model: Any = training.model
+    kept = {k: v.clone() for k, v in model.state_dict().items()}
+    model.load_state_dict(training.averaged())
+    try:
+        return {"val_bits": score(model, first_symbols(held, LOOK_AT)).bits_per_dim}
+    finally:
+        model.load_state_dict(kept)
+
+
+def first_symbols(data: Dataset, most: int) -> Dataset:
+    """About the first `most` symbols of a dataset, binarised once if need be."""
+    sizes = np.cumsum([np.asarray(data.x[i]).size for i in range(min(len(data), 256))])
+    few = data.select(slice(0, max(1, int(np.searchsorted(sizes, most)))))
+    if data.kind == "text":
+        return replace(few, x=[np.asarray(x)[:most] for x in few.x])
+    if not data.binarise:
+        return few
+    fixed, _ = batches(replace(few, context=None), len(few), 0, 0)
+    return replace(few, x=fixed, binarise=False)
+
+
+class Log:
+    """metrics.jsonl: a line every 20 steps. Lines beyond the checkpoint that is resumed are dropped."""
+
+    def __init__(self, path: Path, step: int):
+        self.path, self.pending, self.last = path, [], {}
+        self.mean, self.step, self.seconds = math.nan, step, None
+        lines = path.read_text().splitlines() if path.exists() else []
+        kept = [line for line in lines if json.loads(line)["step"] <= step]
+        store.write_atomic(path, "".join(f"{line}\n" for line in kept).encode())
+
+    def write(self, training: Training, more: dict[str, float]) -> None:
+        """Add a line about the training as it stands."""
+        bits = training.loss / math.log(2)
+        self.mean = bits if math.isnan(self.mean) else 0.9 * self.mean + 0.1 * bits
+        speed = {}
+        if self.seconds is not None and training.seconds > self.seconds:
+            speed = {"steps_per_s": round((training.step - self.step) / (training.seconds - self.seconds), 3)}
+        self.step, self.seconds = training.step, training.seconds
+        self.last = {"step": training.step, "seconds": round(training.seconds, 3), "loss_bits": bits, **speed, **more}
+        self.pending.append(json.dumps(self.last))
+
+    def flush(self) -> None:
+        """Append what is pending to the file."""
+        if self.pending:
+            with self.path.open("a") as file:
+                file.write("".join(f"{line}\n" for line in self.pending))
+            self.pending = []
+
+
+@contextmanager
+def interruption() -> Iterator[list[int]]:
+    """A list that is empty until Ctrl-C or SIGTERM; a second Ctrl-C is not caught. Only the main thread can listen."""
+    got: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield got
+        return
+    before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
+
+    def take(number, frame):
+        got.append(number)
+        signal.signal(signal.SIGINT, before[signal.SIGINT])
+
+    for number in before:
+        signal.signal(number, take)
+    try:
+        yield got
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def checkpoint(training: Training, folder: Path) -> None:
+    """Write the whole state of a training, atomically."""
+    tensors, counters = training.arrays()
+    plain = {k: v.contiguous().clone() for k, v in tensors.items()}
+    store.write_atomic(folder / STATE, safetensors.torch.save(plain, {store.KEY: json.dumps(counters, sort_keys=True)}))
+
+
+def restore(training: Training, folder: Path) -> None:
+    """Take the state that `checkpoint` wrote, if there is one."""
+    path = folder / STATE
+    if path.exists():
+        counters, tensors = store.read_tensors(store.read_bytes(path), str(path))
+        try:
+            training.restore(tensors, counters)
+        except (RuntimeError, KeyError, TypeError, ValueError) as error:
+            raise ChainruleError(f"{path} does not belong to this run: {store.one_line(error)}") from error
+
+
+def fit_code(code: Code, learn: Dataset, folder: Path, info: dict, listen: Listener) -> Run:
+    """Fit a code to all events at once."""
+    if learn.event is None:
+        raise ChainruleError(f"{info['model']} needs events of one shape, {learn.source} has several: crop or resize them")
+    began = time.perf_counter()
+    code.fit(np.asarray(learn.x, dtype=np.float32))
+    facts = {k: v for k, v in info.items() if k not in ("model", "args")}
+    facts["trained"] = {"seconds": round(time.perf_counter() - began, 3)}
+    return finish(code, folder, info, facts, listen)
+
+
+def new_folder(out: str | Path | None, info: dict) -> Path:
+    """An empty run folder: the one asked for, or runs/DATA-MODEL with a number behind it when that is taken."""
+    if out is not None:
+        folder = Path(out)
+        if (folder / INFO).exists():
+            raise ChainruleError(f"{folder} holds a run already: go on with --resume, or choose another -o")
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise ChainruleError(f"{folder} exists and is not an empty folder: choose another -o")
+    else:
+        stem = "".join(c if c.isalnum() or c in "-_." else "-" for c in Path(info["data"] or "data").name) or "data"
+        first = Path("runs") / f"{stem}-{info['model']}"
+        folder, number = first, 2
+        while folder.exists():
+            folder, number = first.with_name(f"{first.name}-{number}"), number + 1
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ChainruleError(f"cannot make the folder {folder}: {error.strerror}") from error
+    return folder
+
+
+def reopen(out: str | Path | None, minutes: float | None, steps: int | None) -> tuple[dict[str, Any], Path]:
+    """run.json of a run to go on with, the budget replaced when a new one is given."""
+    if out is None:
+        raise ChainruleError("--resume needs the run to go on with: -o RUN")
+    folder = Path(out)
+    if not (folder / INFO).exists():
+        raise ChainruleError(f"there is no run to resume at {folder}")
+    try:
+        info = json.loads((folder / INFO).read_text())
+        info["training"], info["budget"], info["args"], info["reading"]  # noqa: B018
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ChainruleError(f"{folder / INFO} is damaged: {store.one_line(error)}") from error
+    if minutes is not None or steps is not None:
+        info["budget"] = {"minutes": minutes, "steps": steps}
+        write_info(folder, info)
+    if info["threads"] != torch.get_num_threads():
+        torch.set_num_threads(info["threads"])  # another number would give other bits
+    return info, folder
+
+
+def write_info(folder: Path, info: dict[str, Any]) -> None:
+    """Write run.json."""
+    store.write_atomic(folder / INFO, (json.dumps(info, indent=1, sort_keys=True) + "\n").encode())

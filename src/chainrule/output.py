@@ -1,0 +1,223 @@
+"""What the command line makes of samples, completions and codes: sheets, arrays, texts."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from chainrule import console
+from chainrule.data import Dataset, load
+from chainrule.errors import ChainruleError
+from chainrule.model import Chain
+from chainrule.models import Run
+from chainrule.plots import image_grid
+from chainrule.store import write_atomic
+from chainrule.verbs.walk import complete, event_of, sample
+
+AT_ONCE = 64
+
+
+def sample_events(run: Run, n, out, size, class_, temperature, top_p, seed, force, json_) -> None:
+    """`chainrule sample` for images and arrays: a .png sheet, or a .npy array (n, *event)."""
+    out = free(out or Path("samples.png"), (".png", ".npy"), force)
+    event = parse_size(size, run) if size else run.info.get("event")
+    if event is None:
+        raise ChainruleError("the model was fitted on images of several sizes: say which with --event HxW")
+    event = event_of(run.chain, tuple(event))
+    context = classes_for(run, n, class_)
+    with console.progress("sampling", n * int(np.prod(event)), json_) as tick:
+        x = in_parts(run.chain, n, event, context, tick, temperature=temperature, top_p=top_p, seed=seed)
+    write_events(out, x, run)
+    console.record({"samples": n, "event": list(event), "file": str(out)}, json_)
+
+
+def in_parts(chain: Chain, n: int, event, context, tick=None, **options: Any) -> np.ndarray:
+    """`sample` in batches of 64; the items are the same as in one."""
+    parts, size = [], int(np.prod(event))
+    for first in range(0, n, AT_ONCE):
+        count = min(AT_ONCE, n - first)
+        part = None if context is None else context[first : first + count]
+        done = None if tick is None else (lambda i, f=first, c=count: tick(f * size + i * c))
+        parts.append(sample(chain, count, event, part, first=first, tick=done, **options))
+    return np.concatenate(parts)
+
+
+def sample_text(run: Run, n, out, prompt, length, class_, temperature, top_p, seed, force, json_) -> None:
+    """`chainrule sample` for texts: to the screen, a .txt file, or a .npy array."""
+    if out is not None:
+        out = free(out, (".txt", ".npy"), force)
+    start = np.frombuffer(prompt.encode(), np.uint8)
+    x = np.zeros(len(start) + length, np.int64)
+    x[: len(start)] = start
+    context = classes_for(run, n, class_)
+    texts = continuations(run, x, len(start), n, context, temperature, top_p, seed, json_)
+    write_texts(texts, out, json_)
+
+
+def continuations(run: Run, x, given: int, n: int, context, temperature, top_p, seed, json_) -> np.ndarray:
+    """(n, T) texts whose first `given` symbols are those of x (T,)."""
+    with console.progress("writing", len(x), json_) as tick:
+        known = np.arange(len(x)) < given
+        return complete(
+            run.chain, x, known, n, context, temperature=temperature, top_p=top_p, seed=seed, tick=tick
+        )  # fmt: skip
+
+
+def complete_file(run: Run, file, out, n, keep, mask, class_, length, temperature, top_p, seed, force, json_) -> None:
+    """`chainrule complete`: several completions of an image or a text."""
+    data = load(file, levels=run.info.get("levels"))
+    x = np.asarray(data.x[0]).astype(np.int64)
+    context = classes_for(run, n, class_)
+    if run.info.get("kind") == "text":
+        x = np.concatenate([x, np.zeros(length, np.int64)])
+        texts = continuations(run, x, len(x) - length, n, context, temperature, top_p, seed, json_)
+        return write_texts(texts, free(out, (".txt", ".npy"), force) if out else None, json_)
+    x = as_channels(x, run)
+    out = free(out or Path("completions.png"), (".png", ".npy"), force)
+    known = read_mask(mask, x.shape) if mask else keep_top(keep, x.shape)
+    with console.progress("completing", x.size, json_) as tick:
+        found = complete(
+            run.chain, x, known, n, context, temperature=temperature, top_p=top_p, seed=seed, tick=tick
+        )  # fmt: skip
+    occluded = np.where(known, x, 0)[None]
+    write_events(out, found if out.suffix == ".npy" else np.concatenate([x[None], occluded, found]), run)
+    return console.record({"completions": n, "given": float(known.mean()), "file": str(out)}, json_)
+
+
+def as_channels(x: np.ndarray, run: Run) -> np.ndarray:
+    """A gray image for a model of colour images, and a colourless colour image for a gray model."""
+    wanted = getattr(run.chain, "channels", x.shape[-1])
+    if x.shape[-1] == 1 and wanted == 3:
+        return np.repeat(x, 3, axis=-1)
+    if x.shape[-1] == 3 and wanted == 1 and (x == x[..., :1]).all():
+        return x[..., :1]
+    if x.shape[-1] != wanted:
+        raise ChainruleError(f"the image has {x.shape[-1]} channels, the model {wanted}: convert it first")
+    return x
+
+
+def keep_top(keep: str, shape: tuple[int, ...]) -> np.ndarray:
+    """The mask of top:SHARE, bool of the event's shape: True is given."""
+    name, _, share = keep.partition(":")
+    try:
+        part = float(share)
+    except ValueError:
+        part = -1.0
+    if name != "top" or not 0 <= part <= 1:
+        raise ChainruleError(f"--keep {keep}: write top:SHARE with a share from 0 to 1, such as top:0.5")
+    rows = np.arange(shape[0]) < round(part * shape[0])
+    return np.broadcast_to(rows.reshape(-1, *[1] * (len(shape) - 1)), shape).copy()
+
+
+def read_mask(path: Path, shape: tuple[int, ...]) -> np.ndarray:
+    """An image as a mask: bright is given."""
+    mask = np.asarray(load(path).x[0])
+    if mask.shape[:2] != shape[:2]:
+        raise ChainruleError(f"the mask is {mask.shape[0]} × {mask.shape[1]} pixels, the image {shape[0]} × {shape[1]}")
+    return np.broadcast_to(mask.mean(-1, keepdims=True) >= 128, shape).copy()
+
+
+def classes_for(run: Run, n: int, class_: str | None) -> torch.Tensor | None:
+    """(n,) classes: the one asked for, else all in turn; None for an unconditional model."""
+    names = [str(c) for c in run.info.get("classes") or range(run.chain.classes)]
+    if not run.chain.classes:
+        if class_ is not None:
+            raise ChainruleError(f"--class {class_}: the model is not conditional; fit one with --conditional")
+        return None
+    if class_ is None:
+        return torch.arange(n) % len(names)
+    if class_ in names:
+        return torch.full((n,), names.index(class_))
+    if class_.isdigit() and int(class_) < len(names):
+        return torch.full((n,), int(class_))
+    raise ChainruleError(f"there is no class {class_!r}: the model has {', '.join(names)}")
+
+
+def parse_size(text: str, run: Run) -> tuple[int, ...]:
+    """HxW of an image, or T of a sequence."""
+    parts = text.lower().split("x")
+    if not all(p.isdigit() and 0 < int(p) <= 1 << 16 for p in parts):
+        raise ChainruleError(f"--event {text}: write it as HEIGHTxWIDTH, such as 32x32")
+    sizes = tuple(map(int, parts))
+    return (*sizes, getattr(run.chain, "channels", 1)) if len(sizes) == 2 else sizes
+
+
+def write_events(path: Path, x: np.ndarray, run: Run) -> None:
+    """Events as they are (.npy), or a sheet to look at (.png)."""
+    levels = int(run.info.get("levels") or run.chain.symbols)
+    if path.suffix == ".npy":
+        write_array(path, x.astype(np.uint8 if levels <= 256 else np.int64))
+        return
+    if x.ndim != 4:
+        raise ChainruleError(f"events of shape {x.shape[1:]} make no picture: write them to a .npy file")
+    buffer = io.BytesIO()
+    image_grid(x, levels).save(buffer, "PNG")
+    write_atomic(path, buffer.getvalue())
+
+
+def write_texts(texts: np.ndarray, out: Path | None, json_: bool) -> None:
+    """Texts (n, T) of bytes to a file or the screen."""
+    raw = [bytes(t.astype(np.uint8)) for t in texts]
+    if out is None:
+        for text in raw:
+            shown = text.decode(errors="replace")
+            console.emit({"text": shown}) if json_ else print(shown + ("\n" if len(raw) > 1 else ""))
+        return
+    if out.suffix == ".npy":
+        write_array(out, texts.astype(np.uint8))
+    else:
+        write_atomic(out, b"\n\n".join(raw))
+    console.record({"texts": len(raw), "file": str(out)}, json_)
+
+
+def write_array(path: Path, x: np.ndarray) -> None:
+    """A .npy file."""
+    buffer = io.BytesIO()
+    np.save(buffer, x, allow_pickle=False)
+    write_atomic(path, buffer.getvalue())
+
+
+def free(path: Path, suffixes: tuple[str, ...], force: bool) -> Path:
+    """The path, when it may be written: a known kind of file, in a folder that exists, not there yet."""
+    path = Path(path)
+    if path.suffix not in suffixes:
+        raise ChainruleError(f"{path}: the file must end in {' or '.join(suffixes)}")
+    if path.exists() and not force:
+        raise ChainruleError(f"{path} exists: choose another name, or overwrite it with --force")
+    if not path.parent.is_dir():
+        raise ChainruleError(f"the folder {path.parent} does not exist: make it first")
+    return path
+
+
+def encode(run: Run, data: Dataset, out: Path, force: bool, json_: bool) -> None:
+    """`chainrule encode`: codes (n, k) as .npy."""
+    code, out = run.code, free(out, (".npy",), force)
+    if data.event is None:
+        raise ChainruleError(f"{data.source} has events of several shapes, a code needs one: crop or resize them")
+    try:
+        codes = code.transform(np.asarray(data.x, dtype=np.float32))
+    except ValueError as error:
+        raise ChainruleError(f"{data.source} does not fit the code: {' '.join(str(error).split())}") from error
+    write_array(out, np.asarray(codes))
+    console.record({"items": len(codes), "code": list(codes.shape[1:]), "file": str(out)}, json_)
+
+
+def decode(run: Run, codes: Path, out: Path, force: bool, json_: bool) -> None:
+    """`chainrule decode`: events from codes, as floats (.npy) or rounded to levels (.png)."""
+    code, out = run.code, free(out, (".png", ".npy"), force)
+    if not hasattr(code, "inverse_transform"):
+        raise ChainruleError(f"{run.info['model']} has no way back from its codes")
+    try:
+        events = code.inverse_transform(np.load(codes, allow_pickle=False))
+    except ValueError as error:
+        raise ChainruleError(f"{codes} does not fit the code: {' '.join(str(error).split())}") from error
+    if out.suffix == ".npy":
+        write_array(out, np.asarray(events))
+    else:
+        levels = int(run.info["levels"])
+        write_events(out, np.clip(np.rint(events), 0, levels - 1).astype(np.int64), run)
+    console.record({"items": len(events), "event": list(np.shape(events)[1:]), "file": str(out)}, json_)
