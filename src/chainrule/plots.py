@@ -1,0 +1,272 @@
+"""Pictures of events and of numbers: grids of images, curves, histograms, bars, text coloured by surprise.
+
+Everything is drawn to be read on a light and on a dark page: grids have transparent gaps, figures a
+transparent ground and ink that follows the reader's setting.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import unicodedata
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from chainrule.errors import ChainruleError
+
+# Middle tones: at least 3:1 in contrast against white and against near-black, and told apart by people who
+# do not see red or green as others do.
+BLUE, ORANGE, GREEN, VIOLET, RED = "#3d85c8", "#d9772b", "#2f9e77", "#9a70cf", "#d3505f"
+PALETTE = (BLUE, ORANGE, GREEN, VIOLET, RED)
+
+GAP = 2  # pixels between images of a grid
+SIDE = 64  # pixels at which a small image is comfortable to look at
+MASKED = (128, 136, 150, 72)  # RGBA of a pixel that is not given
+MOST_POINTS = 500  # points drawn of a curve
+INK = "#010203"  # stands for the reader's own ink while matplotlib draws
+
+
+# ---- events -> images ----------------------------------------------------------------------------------
+
+
+def pixels(event: np.ndarray, levels: int) -> np.ndarray:
+    """An image (H, W, C) of symbols 0..levels-1 as 8-bit RGB (H, W, 3); 0 is black, levels-1 is white.
+
+    Real numbers (a reconstruction) are clipped and rounded. C is 1 (gray), 3 (RGB) or 4 (RGB and alpha, which
+    is left out).
+    """
+    event = np.asarray(event)
+    if event.ndim != 3 or event.shape[2] not in (1, 3, 4):
+        raise ChainruleError(f"an event of shape {event.shape} is no image: (height, width, 1 or 3) is")
+    scaled = np.clip(event[:, :, :3].astype(np.float64) * (255 / max(levels - 1, 1)), 0, 255)
+    return np.broadcast_to(np.rint(scaled).astype(np.uint8), (*event.shape[:2], 3))
+
+
+def image_grid(
+    events: Sequence[np.ndarray] | np.ndarray,
+    levels: int,
+    columns: int | None = None,
+    scale: int | None = None,
+    known: Sequence[np.ndarray | None] | np.ndarray | None = None,
+) -> Image.Image:
+    """Images (N, H, W, C), or of several sizes, side by side in a transparent RGBA picture, row by row.
+
+    Args:
+        levels: K, the number of symbols: symbol K-1 is white.
+        columns: images a row; by default the grid is about square.
+        scale: every pixel becomes scale × scale; by default small images are enlarged to about 64 pixels.
+        known: for every event, or None, where it is given (bool, its shape): elsewhere a veil is drawn.
+
+    Example:
+        >>> image_grid(np.zeros((6, 8, 8, 1), int), levels=17, columns=3, scale=2).size
+        (52, 34)
+    """
+    if not len(events):
+        raise ChainruleError("there are 0 images to show: a grid needs at least 1")
+    height, width = np.max([np.shape(e)[:2] for e in events], axis=0).tolist()
+    columns = columns or math.ceil(math.sqrt(len(events)))
+    scale = scale or max(1, round(SIDE / max(height, width, 1)))
+    rows = math.ceil(len(events) / columns)
+    across, down = width * scale + GAP, height * scale + GAP
+    grid = np.zeros((rows * down - GAP, columns * across - GAP, 4), np.uint8)
+    for i, event in enumerate(events):
+        cell = with_alpha(event, levels, None if known is None else known[i])
+        cell = cell.repeat(scale, axis=0).repeat(scale, axis=1)
+        # a smaller image stands in the middle of its cell
+        y = i // columns * down + (height * scale - cell.shape[0]) // 2
+        x = i % columns * across + (width * scale - cell.shape[1]) // 2
+        grid[y : y + cell.shape[0], x : x + cell.shape[1]] = cell
+    return Image.fromarray(grid)
+
+
+def with_alpha(event: np.ndarray, levels: int, known: np.ndarray | None) -> np.ndarray:
+    """An image as RGBA (H, W, 4), with a veil over the pixels of which nothing is known."""
+    rgb = pixels(event, levels)
+    cell = np.dstack([rgb, np.full(rgb.shape[:2], 255, np.uint8)])
+    if known is not None:
+        cell[~np.asarray(known).any(axis=2)] = MASKED
+    return cell
+
+
+def png(image: Image.Image) -> bytes:
+    """The bytes of a PNG file."""
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
+
+
+# ---- numbers -> figures --------------------------------------------------------------------------------
+
+
+def curve(series: Mapping[str, tuple[Sequence[float], Sequence[float]]], xlabel: str, ylabel: str) -> str:
+    """Named lines (x, y) as an SVG picture. A series of fewer than 30 points has its points marked.
+
+    The vertical axis leaves out the highest 2 % of values: a steep beginning must not flatten the rest.
+    """
+    figure, axes = blank(xlabel, ylabel)
+    for (name, (x, y)), colour in zip(series.items(), PALETTE, strict=False):
+        x, y = thinned(np.asarray(x, float)), thinned(np.asarray(y, float))
+        few = len(x) < 30
+        axes.plot(
+            x, y, color=colour, label=plain(name), lw=2 if few else 1.4, marker="o" if few else "", ms=4
+        )
+    values = np.concatenate([np.asarray(y, float) for _, y in series.values()] or [np.zeros(0)])
+    values = values[np.isfinite(values)]
+    if len(values) > 1 and values.max() > values.min():
+        low, high = values.min(), np.quantile(values, 0.98)
+        room = 0.06 * (high - low) or 1.0
+        axes.set_ylim(low - room, high + room)
+    if len(series) > 1:
+        axes.legend(frameon=False, labelcolor=INK, loc="upper right")
+    return svg(figure)
+
+
+def histogram(series: Mapping[str, Sequence[float]], xlabel: str, ylabel: str = "items") -> str:
+    """Named lists of numbers as overlaid histograms with common bins, an SVG picture."""
+    figure, axes = blank(xlabel, ylabel)
+    values = {name: np.asarray(v, float)[np.isfinite(v)] for name, v in series.items()}
+    together = np.concatenate([*values.values(), np.zeros(0)])
+    bins = np.histogram_bin_edges(together, bins=int(np.clip(math.sqrt(len(together)) * 1.5, 8, 40)))
+    for (name, v), colour in zip(values.items(), PALETTE, strict=False):
+        axes.hist(v, bins=bins, color=colour, alpha=0.8, label=plain(name), rwidth=0.92)
+    if len(series) > 1:
+        axes.legend(frameon=False, labelcolor=INK)
+    return svg(figure)
+
+
+def blank(xlabel: str, ylabel: str):
+    """An empty matplotlib figure in the house style: (figure, axes)."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.2, 2.9), layout="constrained")
+    axes = figure.add_subplot()
+    axes.set_xlabel(plain(xlabel), color=INK)
+    axes.set_ylabel(plain(ylabel), color=INK)
+    axes.grid(axis="y", color=INK, alpha=0.14, lw=0.8)
+    axes.set_axisbelow(True)
+    axes.tick_params(colors=INK, length=0, labelsize=10)
+    for side, spine in axes.spines.items():
+        spine.set_visible(side == "bottom")
+        spine.set(color=INK, alpha=0.4)
+    return figure, axes
+
+
+def svg(figure) -> str:
+    """A matplotlib figure as the text of an SVG picture whose ink follows the reader's dark setting."""
+    import matplotlib
+
+    buffer = io.StringIO()
+    # text stays text; identifiers and dates do not change from run to run
+    style: Any = {"svg.fonttype": "none", "svg.hashsalt": "chainrule", "font.family": "sans-serif"}
+    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    with matplotlib.rc_context(style):
+        figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :].replace(INK, "var(--ink)")
+    ink = "svg{--ink:#26303c;font-family:system-ui,sans-serif}"
+    dark = "@media (prefers-color-scheme:dark){svg{--ink:#dde3ea}}"
+    return text.replace("<defs>", f"<defs><style>{ink}{dark}</style>", 1)
+
+
+def thinned(values: np.ndarray) -> np.ndarray:
+    """At most MOST_POINTS values: the means of equal runs of neighbours."""
+    if len(values) <= MOST_POINTS:
+        return values
+    edges = np.linspace(0, len(values), MOST_POINTS + 1).astype(int)
+    return np.add.reduceat(values, edges[:-1]) / np.diff(edges)
+
+
+def plain(text: str) -> str:
+    """Text that matplotlib draws as it stands: a dollar sign starts no formula."""
+    return str(text).replace("$", r"\$")
+
+
+# ---- numbers and text -> HTML --------------------------------------------------------------------------
+
+
+def bars(rows: Sequence[tuple[str, float]], unit: str, own: Sequence[str] = ()) -> str:
+    """Rows (name, number) as horizontal bars with their numbers, HTML. The names in `own` are set off.
+
+    The bars start at 0. Width, colour and type are in the elements, so that no style sheet is needed.
+    """
+    longest = max([value for _, value in rows if math.isfinite(value)], default=0) or 1
+    grid = "display:grid;grid-template-columns:max-content 1fr max-content;gap:.35em .8em;align-items:center"
+    return (
+        f'<div class="bars" style="{grid}">'
+        + "".join(bar(name, value, 100 * value / longest, unit, name in own) for name, value in rows)
+        + "</div>"
+    )
+
+
+def bar(name: str, value: float, percent: float, unit: str, own: bool) -> str:
+    """One row of `bars`: three cells of its grid."""
+    colour, weight = (ORANGE, "600") if own else (BLUE, "400")
+    fill = f"height:.95em;border-radius:3px;background:{colour};width:{min(max(percent, 0.5), 100):.2f}%"
+    return (
+        f'<span style="font-weight:{weight}">{escape(name)}</span>'
+        f'<span><span style="display:block;{fill}"></span></span>'
+        f'<span style="font-weight:{weight};font-variant-numeric:tabular-nums;text-align:right">'
+        f"{value:.3f}&nbsp;{escape(unit)}</span>"
+    )
+
+
+def surprise_text(text: np.ndarray, bits: np.ndarray, most: float = 8.0) -> str:
+    """A text (T,) of bytes as HTML; the ground of a character is the deeper, the more bits (T,) it needed.
+
+    A character of several bytes has the sum of theirs. `most` bits or more have the deepest ground. Bytes
+    that are no UTF-8 are shown as �, control characters as their pictures.
+    """
+    parts: list[tuple[int, str]] = []
+    for character, surprise in characters(bytes(np.asarray(text, np.uint8)), np.asarray(bits, float)):
+        depth = round(8 * min(max(surprise, 0.0), most) / most)
+        if parts and parts[-1][0] == depth:
+            parts[-1] = depth, parts[-1][1] + character
+        else:
+            parts.append((depth, character))
+    spans = "".join(ground(depth, escape(run)) for depth, run in parts)
+    return f'<pre class="surprise" style="white-space:pre-wrap;overflow-wrap:anywhere">{spans}</pre>'
+
+
+def ground(depth: int, html: str) -> str:
+    """Some HTML on a ground of depth 0 (none) to 8."""
+    red, green, blue = (int(ORANGE[i : i + 2], 16) for i in (1, 3, 5))
+    return f'<span style="background:rgb({red} {green} {blue}/{depth * 9}%)">{html}</span>' if depth else html
+
+
+def characters(text: bytes, bits: np.ndarray) -> list[tuple[str, float]]:
+    """(character, its bits) of a text in UTF-8."""
+    found, start = [], 0
+    while start < len(text):
+        length = next((n for n in range(1, 5) if decodes(text[start : start + n])), 0)
+        character = text[start : start + length].decode() if length else "\ufffd"
+        length = length or 1
+        found.append((picture(character), float(bits[start : start + length].sum())))
+        start += length
+    return found
+
+
+def decodes(some: bytes) -> bool:
+    """Whether the bytes are one character of UTF-8."""
+    try:
+        return len(some.decode()) == 1
+    except UnicodeDecodeError:
+        return False
+
+
+def picture(character: str) -> str:
+    """A character as it can be shown: control characters, which HTML forbids, as their pictures or �."""
+    code = ord(character)
+    if character in "\n\t":
+        return character
+    if code < 32:
+        return chr(0x2400 + code)
+    return "\ufffd" if unicodedata.category(character) in ("Cc", "Cs", "Co", "Cn") else character
+
+
+def show_text(text: np.ndarray) -> str:
+    """A text (T,) of bytes as HTML, without colours."""
+    return surprise_text(text, np.zeros(len(text)))

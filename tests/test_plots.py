@@ -1,0 +1,157 @@
+"""Pictures show what they are given, at the right place, in the right tone, and never run what they show."""
+
+import xml.etree.ElementTree as ET
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from chainrule import plots
+from chainrule.errors import ChainruleError
+
+
+class Text(HTMLParser):
+    """What a reader of some HTML sees."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.seen, self.tags = "", []
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        self.seen += data
+
+
+def test_tones_reach_from_black_to_white():
+    ramp = np.arange(17).reshape(1, 17, 1)
+    tones = plots.pixels(ramp, levels=17)
+    assert tones.shape == (1, 17, 3)
+    assert tones[0, :, 0].tolist() == [round(255 * i / 16) for i in range(17)]
+    assert plots.pixels(np.array([[[0], [1]]]), levels=2)[0, :, 0].tolist() == [0, 255]
+    every = np.arange(256).reshape(16, 16, 1)
+    np.testing.assert_array_equal(plots.pixels(every, levels=256)[..., :1], every)
+    np.testing.assert_array_equal(plots.pixels(np.array([[[-3.0], [7.6], [99.0]]]), 256)[0, :, 0], [0, 8, 99])
+
+
+@given(
+    x=arrays(np.uint8, st.tuples(*[st.integers(1, 5)] * 3, st.sampled_from([1, 3]))),
+    columns=st.integers(1, 6),
+    scale=st.integers(1, 3),
+)
+@settings(max_examples=40, deadline=None)
+def test_every_pixel_of_every_image_stands_in_its_cell(x, columns, scale):
+    n, h, w, c = x.shape
+    grid = np.asarray(plots.image_grid(x, levels=256, columns=columns, scale=scale))
+    step = np.array([h, w]) * scale + plots.GAP
+    for i in range(n):
+        top, left = np.array([i // columns, i % columns]) * step
+        cell = grid[top : top + h * scale, left : left + w * scale]
+        assert (cell[..., 3] == 255).all()
+        for dy in range(scale):  # nearest neighbour: every copy of a pixel is that pixel
+            for dx in range(scale):
+                np.testing.assert_array_equal(cell[dy::scale, dx::scale, :c], x[i])
+    assert (grid[..., 3] == 255).sum() == n * h * w * scale**2  # and the rest is transparent
+
+
+def test_small_images_are_enlarged_and_large_ones_left():
+    assert plots.image_grid(np.zeros((1, 8, 8, 1)), 17).size == (64, 64)
+    assert plots.image_grid(np.zeros((1, 300, 200, 3)), 256).size == (200, 300)
+    assert plots.image_grid(np.zeros((10, 8, 8, 1)), 17, scale=1).size == (4 * 10 - 2, 3 * 10 - 2)
+
+
+def test_images_of_several_sizes_share_a_grid():
+    mixed = [np.full((2, 4, 1), 1), np.full((6, 2, 3), 1)]
+    grid = np.asarray(plots.image_grid(mixed, levels=2, scale=1))
+    assert grid.shape == (6, 4 + 2 + 4, 4)
+    assert (grid[2:4, 0:4] == 255).all()
+    assert (grid[:, 7:9] == 255).all()
+    assert (grid[..., 3] == 255).sum() == 8 + 12
+
+
+def test_what_is_not_known_is_veiled():
+    x, known = np.full((1, 4, 4, 1), 16), np.zeros((1, 4, 4, 1), bool)
+    known[0, :2] = True
+    grid = np.asarray(plots.image_grid(np.concatenate([x, x]), 17, scale=1, known=[known[0], None]))
+    assert (grid[:2, :4] == 255).all()
+    assert (grid[2:, :4] == plots.MASKED).all()
+    assert (grid[:, 6:] == 255).all()
+
+
+@pytest.mark.parametrize("shape", [(0, 8, 8, 1), (1, 8, 8), (1, 8, 8, 2)])
+def test_what_is_no_image_is_refused(shape):
+    with pytest.raises(ChainruleError):
+        plots.image_grid(np.zeros(shape), 17)
+
+
+def test_figures_are_svg_without_fixed_ink_and_the_same_every_time():
+    def draw():
+        x = np.arange(2000)
+        lines = {"training": (x, 1 + np.exp(-x / 99)), "held <out> $x_1^": ([0, 999, 1999], [2, 1.2, 1.1])}
+        return plots.curve(lines, "seconds", "bits/dim"), plots.histogram(
+            {"a": x % 17, "b": x % 5}, "bits/dim"
+        )
+
+    for figure, again in zip(draw(), draw(), strict=True):
+        assert figure == again
+        ET.fromstring(figure)
+        assert plots.INK not in figure
+        assert "prefers-color-scheme:dark" in figure
+        assert len(figure) < 60_000
+    assert "held &lt;out&gt; $x_1^" in draw()[0]
+
+
+@pytest.mark.parametrize("y", [[], [1.0], [2.0, 2.0], [np.nan, 1.0, np.inf]])
+def test_figures_take_whatever_a_training_leaves(y):
+    ET.fromstring(plots.curve({"training": (range(len(y)), y)}, "step", "bits/dim"))
+    ET.fromstring(plots.histogram({"items": y}, "bits/dim"))
+
+
+def test_thinning_keeps_the_mean_and_the_ends():
+    y = np.linspace(0, 1, 5000)
+    thin = plots.thinned(y)
+    assert len(thin) == plots.MOST_POINTS
+    assert thin.mean() == pytest.approx(0.5)
+    assert thin[0] < 0.002
+    assert thin[-1] > 0.998
+
+
+def test_bars_are_as_long_as_their_numbers():
+    html = plots.bars([("ours <b>", 1.0), ("theirs", 4.0)], "bits/dim", own=["ours <b>"])
+    text = Text(html)
+    assert "ours <b>" in text.seen
+    assert "1.000\xa0bits/dim" in text.seen
+    widths = [a["style"] for _, a in text.tags if "width:" in a.get("style", "")]
+    ours, theirs = widths
+    assert "width:25.00%" in ours
+    assert "width:100.00%" in theirs
+    assert plots.ORANGE in ours
+    assert plots.BLUE in theirs
+    assert Text(plots.bars([], "bits/dim")).seen == ""
+
+
+def test_text_is_escaped_and_every_character_has_its_bits():
+    source = "<script>é&\n".encode()
+    bits = np.zeros(len(source))
+    bits[8:10] = 3, 5  # the two bytes of é together reach 8 bits, the deepest ground
+    html = plots.surprise_text(np.frombuffer(source, np.uint8), bits)
+    assert Text(html).seen == "<script>é&\n"
+    assert [tag for tag, _ in Text(html).tags] == ["pre", "span"]
+    assert '72%)">é</span>' in html
+
+
+@given(st.binary(max_size=60))
+@settings(max_examples=60, deadline=None)
+def test_any_bytes_can_be_shown(data):
+    html = plots.show_text(np.frombuffer(data, np.uint8))
+    seen = Text(html).seen
+    assert all(c in "\n\t" or ord(c) >= 32 for c in seen)
+    html.encode("utf-8")
+    if data.isascii() and data.decode().isprintable():
+        assert seen == data.decode()
