@@ -2,26 +2,62 @@
 
 from __future__ import annotations
 
+import difflib
 import os
+from collections.abc import Sequence
+from pathlib import Path
 
+import numpy as np
+
+from chainrule.data.arrays import from_array
 from chainrule.data.batches import batches, draw, steps_per_epoch, train_holdout
 from chainrule.data.dataset import Dataset
-from chainrule.data.named import NAMED, describe, load_named
+from chainrule.data.files import load_path
+from chainrule.data.named import NAMED, SPLITS, describe, load_named
+from chainrule.data.reading import printable
 from chainrule.errors import ChainruleError
 
 __all__ = ["Dataset", "batches", "describe", "draw", "load", "steps_per_epoch", "train_holdout"]
 
 
 def load(
-    source: str | os.PathLike[str], split: str | None = None, levels: int | None = None, classes: bool = False
+    source: str | os.PathLike[str] | np.ndarray | Dataset,
+    split: str | None = None,
+    levels: int | None = None,
+    classes: bool | Sequence[str] = False,
+    channels: int | None = None,
 ) -> Dataset:
-    """A named set, or the files at a path, as a `Dataset`.
+    """A named set, the files at a path, or an array with one item a row, as a `Dataset`.
 
     Args:
-        source: a path, or a name from the table, or NAME:SPLIT. An existing path wins over a name.
-        split: "train" (the default), "test" or "all", of whatever has splits.
+        source: a path, or a name from the table (see `describe`), or NAME:SPLIT. A path that exists wins
+            over a name. A `Dataset` is handed back as it is.
+        split: "train" (the default), "test" or "all", of a named set or of an .npz file with `x_train` and
+            `x_test`; other files have no splits, and all of them are read.
+        levels: the number of symbols, when it does not follow from the data: it is an error if one is
+            larger. A named set knows its own.
+        classes: for a folder: each sub-folder is a class. A sequence of names says which class has which
+            index, as a model that was fitted needs it. Labels that come with a set are always read.
+        channels: 1 or 3, for images: what a model that was fitted needs.
+
+    Raises:
+        ChainruleError: nothing of that name, nothing that can be read, or symbols out of range.
+
+    >>> load("digits", split="test").event
+    (8, 8, 1)
     """
-    name, _, given = str(source).partition(":")
+    if isinstance(source, Dataset):
+        return source
+    if isinstance(source, np.ndarray):
+        return from_array(source, levels)
+    if split not in (None, *SPLITS):
+        raise ChainruleError(f"there is no split '{split}': take {', '.join(SPLITS)}")
+    text = os.fsdecode(source)
+    name, _, given = text.partition(":")
+    if os.path.lexists(text):
+        return load_path(Path(text), split or "train", levels, classes, channels)
     if name in NAMED:
         return load_named(name, given or split or "train")
-    raise ChainruleError(f"{source}")
+    close = difflib.get_close_matches(name, NAMED, 1)
+    hint = f"did you mean {close[0]}?" if close else f"the sets are {', '.join(NAMED)}"
+    raise ChainruleError(f"{printable(text)} is neither a file nor a folder nor a named set: {hint}")

@@ -8,7 +8,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from chainrule.data.dataset import Dataset, gather, symbol_type
+from chainrule.data.dataset import Dataset, Rows, gather, symbol_type
 from chainrule.errors import ChainruleError
 
 # Every use of random numbers has its own streams, so that the order of epoch 3 shares nothing with the
@@ -26,7 +26,11 @@ def draw(dataset: Dataset, index: np.ndarray, seed: int = 0, step: int = 0) -> n
     >>> draw(gray, np.array([0]), seed=1).tolist()
     [[0, 1, 0]]
     """
-    x = dataset.x[index] if isinstance(dataset.x, np.ndarray) else np.stack([dataset.x[i] for i in index])
+    x = (
+        dataset.x[index]
+        if isinstance(dataset.x, np.ndarray | Rows)
+        else np.stack([dataset.x[i] for i in index])
+    )
     if dataset.binarise:
         x = stream(BINARISE, seed, step).random(x.shape) * 255 < x
     return np.ascontiguousarray(x, dtype=symbol_type(dataset.levels))

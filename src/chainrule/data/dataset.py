@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -17,7 +18,7 @@ class Dataset:
 
     Attributes:
         x: the events. One array (N, *event) when all have one shape (it may be memory-mapped), else a
-            sequence of N arrays of their own shapes.
+            sequence of N arrays of their own shapes. A selection of a memory-mapped array is a sequence too.
         levels: K, the number of symbols: 2 for binary, 256 for bytes, 17 for scikit-learn's digits.
         kind: "image" | "text" | "array".
         names: N names, unique: file names relative to the folder given, or "0", "1", ...
@@ -47,14 +48,14 @@ class Dataset:
     @property
     def event(self) -> tuple[int, ...] | None:
         """The shape that all events share, or None when they differ."""
-        if isinstance(self.x, np.ndarray):
+        if isinstance(self.x, np.ndarray | Rows):
             return self.x.shape[1:]
         return next(iter(self.buckets)) if len(self.buckets) == 1 else None
 
     @cached_property
     def buckets(self) -> dict[tuple[int, ...], np.ndarray]:
         """The indices of the events of every shape, in ascending order, shapes in order of appearance."""
-        if isinstance(self.x, np.ndarray):
+        if isinstance(self.x, np.ndarray | Rows):
             return {self.x.shape[1:]: np.arange(len(self.x))}
         found: dict[tuple[int, ...], list[int]] = {}
         for i, event in enumerate(self.x):
@@ -64,15 +65,42 @@ class Dataset:
     @property
     def symbols_total(self) -> int:
         """The number of symbols in all events together: the denominator of bits/dim."""
-        return int(self.x.size if isinstance(self.x, np.ndarray) else sum(a.size for a in self.x))
+        return sum(math.prod(shape) * len(items) for shape, items in self.buckets.items())
 
     def select(self, index) -> Dataset:
         """The events at `index` (integers, a slice or a mask), in that order."""
         index = np.arange(len(self))[index]
-        x = self.x[index] if isinstance(self.x, np.ndarray) else [self.x[i] for i in index]
+        x: np.ndarray | Sequence[np.ndarray]
+        if isinstance(self.x, Rows):
+            x = Rows(self.x.rows, self.x.chosen[index])
+        elif isinstance(self.x, np.memmap):
+            x = Rows(self.x, index)
+        else:
+            x = self.x[index] if isinstance(self.x, np.ndarray) else [self.x[i] for i in index]
         names = [self.names[i] for i in index] if len(self.names) else ()
         context = None if self.context is None else self.context[index]
         return replace(self, x=x, names=names, context=context)
+
+
+class Rows(Sequence[np.ndarray]):
+    """Some rows of a memory-mapped array: what is not asked for is never read.
+
+    >>> Rows(np.arange(6).reshape(3, 2), np.array([2, 0]))[0].tolist()
+    [4, 5]
+    """
+
+    def __init__(self, rows: np.ndarray, chosen: np.ndarray) -> None:
+        self.rows, self.chosen = rows, chosen
+        self.shape, self.dtype = (len(chosen), *rows.shape[1:]), rows.dtype
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    def __getitem__(self, i):
+        return self.rows[self.chosen[i]]
+
+    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+        return np.asarray(self[:], dtype=dtype)
 
 
 class Numbers(Sequence[str]):
@@ -94,10 +122,10 @@ class Numbers(Sequence[str]):
 
 
 def gather(events: Sequence[np.ndarray]) -> np.ndarray | Sequence[np.ndarray]:
-    """One array (N, *event) when all events have one shape, else the sequence as it is."""
+    """One array (N, *event) when all events have one shape, else the sequence as it is. One event is not copied."""
     if len({event.shape for event in events}) != 1:
         return events
-    return np.asarray(events[0])[None] if len(events) == 1 else np.stack(events)
+    return events[0][None] if len(events) == 1 else np.stack(events)
 
 
 def symbol_type(levels: int) -> type[np.integer]:

@@ -234,7 +234,7 @@ def labelled(x: np.ndarray, y: np.ndarray | None, classes: tuple[str, ...], leve
 
 
 def tiled(photo: np.ndarray, side: int) -> np.ndarray:
-    """Tiles (n, side, side, C) of a photograph (H, W, C), without overlap; the rest at the rims is dropped."""
+    """Tiles (n, side, side, C) of a photograph (H, W, C), without overlap; rims are dropped."""
     rows, columns = photo.shape[0] // side, photo.shape[1] // side
     cut = photo[: rows * side, : columns * side].reshape(rows, side, columns, side, -1)
     return cut.swapaxes(1, 2).reshape(-1, side, side, photo.shape[2])
