@@ -14,7 +14,7 @@ from chainrule.data.batches import batches, draw, steps_per_epoch, train_holdout
 from chainrule.data.dataset import Dataset
 from chainrule.data.files import load_path
 from chainrule.data.named import NAMED, SPLITS, describe, load_named
-from chainrule.data.reading import printable
+from chainrule.data.reading import shown
 from chainrule.errors import ChainruleError
 
 __all__ = ["Dataset", "batches", "describe", "draw", "load", "steps_per_epoch", "train_holdout"]
@@ -60,4 +60,4 @@ def load(
         return load_named(name, given or split or "train")
     close = difflib.get_close_matches(name, NAMED, 1)
     hint = f"did you mean {close[0]}?" if close else f"the sets are {', '.join(NAMED)}"
-    raise ChainruleError(f"{printable(text)} is neither a file nor a folder nor a named set: {hint}")
+    raise ChainruleError(f"'{shown(text)}' is neither a file nor a folder nor a named set: {hint}")

@@ -140,6 +140,8 @@ def integers_only(dtype: np.dtype, name: str) -> None:
 
 def checked_levels(x: np.ndarray, levels: int | None, name: str) -> int:
     """The number of levels: the one told, or one more than the largest value; every value lies below it."""
+    if levels is not None and x.dtype.kind == "u" and np.iinfo(x.dtype).max < levels:
+        return levels  # no need to look
     low, high = value_range(x)
     if low < 0 or (levels is not None and high >= levels):
         allowed = "0 or more" if levels is None else f"0 to {levels - 1}"

@@ -49,6 +49,8 @@ def batches(
     and every place in every event is equally likely. When the batch's first draw lies in an event shorter
     than T, its rows are as long as that event.
     """
+    if size < 1 or (window is not None and window < 1):
+        raise ChainruleError(f"a batch of {size} and a window of {window} are asked for: take 1 or more")
     if window is None:
         index = chosen(dataset, size, seed, step)
         x = draw(dataset, index, seed, step)
@@ -113,8 +115,11 @@ def train_holdout(dataset: Dataset, share: float = 0.1) -> tuple[Dataset, Datase
     >>> held.x.ravel().tolist()
     [9, 19]
     """
+    if not 0 < share <= 0.5:
+        raise ChainruleError(f"a share of {share} cannot be held out: take more than 0, and at most 0.5")
     if len(dataset) >= 10:
-        held = np.arange(len(dataset)) % round(1 / share) == round(1 / share) - 1
+        every = round(1 / share)
+        held = np.arange(len(dataset)) % every == every - 1
         return dataset.select(~held), dataset.select(held)
     cuts = [len(text) - int(len(text) * share) for text in dataset.x]
     if dataset.kind != "text" or any(cut == len(text) for cut, text in zip(cuts, dataset.x, strict=True)):

@@ -122,7 +122,7 @@ class Numbers(Sequence[str]):
 
 
 def gather(events: Sequence[np.ndarray]) -> np.ndarray | Sequence[np.ndarray]:
-    """One array (N, *event) when all events have one shape, else the sequence as it is. One event is not copied."""
+    """One array (N, *event) when all events have one shape, else what was given. One event is not copied."""
     if len({event.shape for event in events}) != 1:
         return events
     return events[0][None] if len(events) == 1 else np.stack(events)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -66,7 +66,7 @@ def load_files(
     if images:
         found = same_channels(found, skipped, channels)
     if not found:
-        raise ChainruleError(nothing(source, folder, skipped))
+        raise ChainruleError(nothing(source, files, folder, skipped))
     names, events, beyond = zip(*found, strict=True)
     reduced = tuple((name, what) for name, what in zip(names, beyond, strict=True) if what)
     return Dataset(gather(events), 256, kind, names, source=source, skipped=tuple(skipped), reduced=reduced)
@@ -138,10 +138,10 @@ def read_document(path: Path, name: str) -> tuple[np.ndarray, str]:
     return text, beyond
 
 
-def nothing(source: str, folder: bool, skipped: Skipped) -> str:
+def nothing(source: str, files: Mapping[str, Path], folder: bool, skipped: Skipped) -> str:
     """What to say when not one file could be used."""
     if not skipped:
-        return f"{source} holds no images and no texts"
+        return f"{source} holds no images and no texts" if files else f"{source} is an empty folder"
     name, why = skipped[0]
     return f"{source}: none of {len(skipped)} can be read: {name} {why}" if folder else f"{source} {why}"
 

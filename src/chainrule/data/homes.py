@@ -25,8 +25,7 @@ class Home:
     def local(self) -> Path | None:
         """The file in CHAINRULE_DATA, when it is there."""
         folder = os.environ.get("CHAINRULE_DATA")
-        path = Path(folder, self.file) if folder else None
-        return path if path and path.exists() else None
+        return Path(folder, self.file) if folder and os.path.lexists(Path(folder, self.file)) else None
 
     def cached(self) -> Path:
         """Where the download is, or will be."""
@@ -35,7 +34,7 @@ class Home:
         return Path(pooch.os_cache("chainrule")) / self.download
 
     def find(self) -> Path:
-        """A path to read: local, cached, or downloaded now."""
+        """A path to read: local, cached, or downloaded now. Its ending tells a download from a local file."""
         return self.local() or self.fetch()
 
     def fetch(self) -> Path:

@@ -50,19 +50,10 @@ def read_image(path: Path, name: str) -> tuple[np.ndarray, str]:
         width, height = image.size
         if width * height > MAX_PIXELS:
             raise ChainruleError(f"{name} claims {width} x {height} pixels: at most {MAX_PIXELS} are read")
-        what = beyond(image)
-        return pixels(image, name), what
-
-
-def beyond(image: Image.Image) -> str:
-    """What an image that has not been decoded yet holds beyond 8 bits of gray or RGB a pixel."""
-    found = {
-        "an alpha channel": image.has_transparency_data,
-        "16 bits": image.mode.startswith("I") or ";16" in str(getattr(image, "tile", "")),
-        f"{image.mode} colours": image.mode in {"CMYK", "YCbCr", "LAB", "HSV", "La", "RGBa", "RGBX"},
-        "further frames": getattr(image, "is_animated", False),
-    }
-    return ", ".join(what for what, true in found.items() if true)
+        deep = image.mode.startswith("I") or ";16" in str(
+            getattr(image, "tile", "")
+        )  # known until it is decoded
+        return pixels(image, name), ", ".join(["16 bits"] * deep + beyond(image))
 
 
 def pixels(image: Image.Image, name: str) -> np.ndarray:
@@ -76,3 +67,14 @@ def pixels(image: Image.Image, name: str) -> np.ndarray:
     colours = np.array(image.convert("RGB"))
     gray = (colours == colours[..., :1]).all()
     return colours[..., :1].copy() if gray else colours
+
+
+def beyond(image: Image.Image) -> list[str]:
+    """What a decoded image holds beyond one frame of opaque gray or RGB."""
+    found = {
+        "transparency": image.has_transparency_data
+        and image.convert("RGBA").getchannel("A").getextrema() != (255, 255),
+        f"{image.mode} colours": image.mode in {"CMYK", "YCbCr", "LAB", "HSV"},
+        "further frames": getattr(image, "is_animated", False),
+    }
+    return [what for what, true in found.items() if true]

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import tarfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from chainrule.data.arrays import read_npz
+from chainrule.data.arrays import from_array, read_npz
 from chainrule.data.batches import draw
 from chainrule.data.dataset import Dataset, Numbers
+from chainrule.data.files import read_text
 from chainrule.data.homes import CIFAR10, MNIST, OLIVETTI, SHAKESPEARE, Home
 from chainrule.data.reading import reading
 from chainrule.errors import ChainruleError
@@ -28,7 +31,7 @@ def digits(split: str) -> Dataset:
 
     x, y = load_digits(return_X_y=True)
     images = x.astype(np.uint8).reshape(-1, 8, 8, 1)
-    return part(images, y, DIGITS, np.arange(len(x)) % 6 == 0, split, levels=17)
+    return part(labelled(images, y, DIGITS, levels=17), np.arange(len(x)) % 6 == 0, split)
 
 
 def patches(split: str) -> Dataset:
@@ -37,15 +40,15 @@ def patches(split: str) -> Dataset:
 
     with reading("scikit-learn's photographs"):
         tiles = np.concatenate([tiled(photo, 16) for photo in load_sample_images().images])
-    return part(tiles, None, (), np.arange(len(tiles)) % 6 == 0, split)
+    return part(from_array(tiles), np.arange(len(tiles)) % 6 == 0, split)
 
 
 def mnist(split: str) -> Dataset:
     """60,000 training and 10,000 test images, in their original order."""
-    path = MNIST.find()
+    path, count = MNIST.find(), {"train": 60000, "test": 10000, "all": 70000}[split]
     arrays = read_npz(path, path.name, split)
-    expect(path.name, arrays["x"], ({"train": 60000, "test": 10000, "all": 70000}[split], 28, 28))
-    return labelled(arrays["x"][..., None], arrays["y"], DIGITS)
+    x, y = expect(path, arrays, "x", (count, 28, 28)), expect(path, arrays, "y", (count,))
+    return labelled(x, y, DIGITS)
 
 
 def binarized_mnist(split: str) -> Dataset:
@@ -59,54 +62,43 @@ def binarized_mnist(split: str) -> Dataset:
 
 def cifar10_first4000(split: str) -> Dataset:
     """Rows 0-3499 are for training, 3500-3999 for testing."""
-    local = CIFAR10.local()
-    if local:
-        arrays = read_npz(local, local.name, split)
-        x, y = arrays["x"], arrays["y"]
-    else:
-        x, y = cifar10_rows(4000)
-    expect(CIFAR10.file, x, (4000, 32, 32, 3))
-    return part(x, y, CIFAR10_CLASSES, np.arange(4000) >= 3500, split)
-
-
-def cifar10_rows(count: int) -> tuple[np.ndarray, np.ndarray]:
-    """The first images (count, 32, 32, 3) of batch 1: a row is a label, then 1024 each of R, G and B."""
     path = CIFAR10.find()
+    arrays = read_npz(path, path.name, split) if path.suffix == ".npz" else cifar10_rows(path, 4000)
+    x, y = expect(path, arrays, "x", (4000, 32, 32, 3)), expect(path, arrays, "y", (4000,))
+    return part(labelled(x, y, CIFAR10_CLASSES), np.arange(4000) >= 3500, split)
+
+
+def cifar10_rows(path: Path, count: int) -> dict[str, np.ndarray]:
+    """The first images x (count, 32, 32, 3) of batch 1: a row is a label y, then 1024 each of R, G and B."""
     with reading(path.name), tarfile.open(path, "r:gz") as archive:
         member = archive.extractfile("cifar-10-batches-bin/data_batch_1.bin")
         rows = np.frombuffer(member.read(count * 3073) if member else b"", np.uint8).reshape(count, 3073)
-    return rows[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1).copy(), rows[:, 0]
+    return {"x": rows[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1).copy(), "y": rows[:, 0]}
 
 
 def olivetti(split: str) -> Dataset:
     """40 people, ten pictures each; people 35 to 39 are for testing. The darkest pixel of the set is 0."""
-    local = OLIVETTI.local()
-    if local:
-        arrays = read_npz(local, local.name, split)
-        x = arrays["x"]
-    else:
-        x = olivetti_faces()
-    expect(OLIVETTI.file, x, (400, 64, 64))
+    path = OLIVETTI.find()
+    arrays = read_npz(path, path.name, split) if path.suffix == ".npz" else olivetti_faces(path)
     people = np.arange(400) // 10
-    return part(x[..., None], people, tuple(str(p) for p in range(40)), people >= 35, split)
+    faces = labelled(expect(path, arrays, "x", (400, 64, 64)), people, tuple(str(p) for p in range(40)))
+    return part(faces, people >= 35, split)
 
 
-def olivetti_faces() -> np.ndarray:
-    """(400, 64, 64) from the MATLAB file, whose columns are pictures stored column by column."""
+def olivetti_faces(path: Path) -> dict[str, np.ndarray]:
+    """x (400, 64, 64) from a MATLAB file whose columns are pictures, column by column."""
     from scipy.io import loadmat
 
-    path = OLIVETTI.find()
     with reading(path.name):
         faces = loadmat(path)["faces"]
-        return (faces - faces.min()).T.reshape(400, 64, 64).transpose(0, 2, 1).astype(np.uint8)
+        x = (faces - faces.min()).T.reshape(400, 64, 64).transpose(0, 2, 1)
+    return {"x": x.astype(np.uint8)}
 
 
 def shakespeare(split: str) -> Dataset:
     """One text: the first 90 % is for training, the rest for testing, cut as nanoGPT does."""
     path = SHAKESPEARE.find()
-    with reading(path.name):
-        text = np.fromfile(path, np.uint8)
-    expect(path.name, text, (1115394,))
+    text = expect(path, {"text": read_text(path, path.name)[0]}, "text", (1115394,))
     cut = int(len(text) * 0.9)
     stretch = {"train": text[:cut], "test": text[cut:], "all": text}[split]
     return Dataset(stretch[None], 256, "text", Numbers(1))
@@ -206,7 +198,7 @@ def describe() -> list[dict[str, Any]]:
 def row(name: str, entry: Named) -> dict[str, Any]:
     """What `chainrule data` prints of one set."""
     home = entry.home
-    available = home is None or home.local() is not None or home.cached().exists()
+    available = home is None or home.local() is not None or os.path.lexists(home.cached())
     return {
         "name": name,
         "kind": entry.kind,
@@ -221,16 +213,17 @@ def row(name: str, entry: Named) -> dict[str, Any]:
     }
 
 
-def part(x, y, classes: tuple[str, ...], test: np.ndarray, split: str, levels: int = 256) -> Dataset:
-    """The rows of `x` that belong to `split`, when those for testing are marked."""
-    every = labelled(x, y, classes, levels)
-    return every if split == "all" else every.select(test if split == "test" else ~test)
+def part(dataset: Dataset, test: np.ndarray, split: str) -> Dataset:
+    """What belongs to `split`, when the events for testing are marked."""
+    return dataset if split == "all" else dataset.select(test if split == "test" else ~test)
 
 
-def labelled(x: np.ndarray, y: np.ndarray | None, classes: tuple[str, ...], levels: int = 256) -> Dataset:
-    """Images with class indices as context."""
-    context = None if y is None else np.asarray(y).astype(np.int64)
-    return Dataset(x, levels, "image", Numbers(len(x)), context, classes)
+def labelled(x: np.ndarray, y: np.ndarray, classes: tuple[str, ...], levels: int = 256) -> Dataset:
+    """Images with labels `y` as indices of `classes`."""
+    dataset = from_array(x, levels, y)
+    if len(dataset.classes) > len(classes):
+        raise ChainruleError(f"labels reach {len(dataset.classes) - 1}, and there are {len(classes)} classes")
+    return replace(dataset, classes=classes)
 
 
 def tiled(photo: np.ndarray, side: int) -> np.ndarray:
@@ -240,9 +233,11 @@ def tiled(photo: np.ndarray, side: int) -> np.ndarray:
     return cut.swapaxes(1, 2).reshape(-1, side, side, photo.shape[2])
 
 
-def expect(name: str, x: np.ndarray, shape: tuple[int, ...]) -> None:
-    """Refuse a file that only has the right name."""
+def expect(path: Path, arrays: dict[str, np.ndarray], key: str, shape: tuple[int, ...]) -> np.ndarray:
+    """The array `key`; a file that only has the right name is refused."""
+    x = arrays.get(key, np.empty(0))
     if x.shape != shape or x.dtype != np.uint8:
         raise ChainruleError(
-            f"{name} holds {x.shape} {x.dtype}, not {shape} uint8: it is another file of that name"
+            f"{path.name} holds {key} {x.shape} {x.dtype}, not {shape} uint8: it is another file"
         )
+    return x

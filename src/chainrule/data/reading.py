@@ -34,13 +34,19 @@ def reason(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()
     lines = str(error).splitlines() or [""]
-    return printable(lines[0])[:160] or type(error).__name__
+    return shown(lines[0].partition(" <_io")[0]) or type(error).__name__
 
 
 def printable(text: str) -> str:
     """`text` with whatever cannot stand in one line of UTF-8 written as an escape."""
     text = text.encode("utf-8", "backslashreplace").decode("utf-8")
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def shown(text: str) -> str:
+    """`text` short enough for a message."""
+    text = printable(text)
+    return text if len(text) <= 160 else f"{text[:160]}…"
 
 
 def file_size(path: Path, name: str) -> int:
