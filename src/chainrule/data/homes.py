@@ -38,14 +38,15 @@ class Home:
         return self.local() or self.fetch()
 
     def fetch(self) -> Path:
-        """The checked download; nothing is left behind when it fails."""
+        """The checked download; nothing is left behind when it fails. Pooch tells standard error about it."""
         import pooch
 
-        pooch.get_logger().setLevel("ERROR")
         path = self.cached()
         try:
             return Path(pooch.retrieve(self.url, f"sha256:{self.sha256}", path.name, path.parent))
         except Exception as error:  # pooch, requests and the disk raise many kinds
+            if getattr(error, "response", None) is not None:
+                error.response.close()  # type: ignore[attr-defined]  # pooch leaves it open
             way_out = f"put {self.file} into a folder that CHAINRULE_DATA names"
             raise ChainruleError(f"{self.url} cannot be fetched ({reason(error)}): {way_out}") from error
 

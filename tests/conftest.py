@@ -1,0 +1,18 @@
+"""What several test files share."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture
+def real_data() -> Path:
+    """The folder of real data sets; without one a test is skipped, or fails if CHAINRULE_REQUIRE_DATA=1."""
+    folder = os.environ.get("CHAINRULE_DATA", "")
+    if folder and Path(folder).is_dir():
+        return Path(folder)
+    why = f"CHAINRULE_DATA is '{folder}', not a folder with the real data sets"
+    if os.environ.get("CHAINRULE_REQUIRE_DATA") == "1":
+        pytest.fail(why)
+    pytest.skip(why)
