@@ -45,7 +45,7 @@ class GatedPixelCNN(Chain):
         "paper": {"width": 384, "layers": 20, "kernel": 5, "head": 1024, "position": False},
     }
     KINDS = ("image",)
-    TRAINING = {"batch": 32, "lr": 3e-3}
+    TRAINING = {"batch": 16, "lr": 4e-3}
 
     def __init__(
         self,
@@ -63,10 +63,9 @@ class GatedPixelCNN(Chain):
         super().__init__()
         self.symbols, self.channels, self.classes, self.position = symbols, channels, classes, position
         c_in = channels + 1 + 2 * position  # levels, "inside the image", coordinates
-        self.first = GatedLayer(c_in, width, first_kernel, classes, residual=False, dropout=dropout)
-        self.layers = nn.ModuleList(
-            GatedLayer(width, width, kernel, classes, residual=True, dropout=dropout) for _ in range(layers)
-        )
+        self.above = RowsAbove(c_in, width, first_kernel)
+        self.left = LeftOf(c_in, width, first_kernel)
+        self.layers = nn.ModuleList(GatedLayer(width, kernel, classes, dropout) for _ in range(layers))
         self.head = ChannelHead(width, head, channels, symbols)
         self.to(memory_format=torch.channels_last)
 
@@ -79,7 +78,7 @@ class GatedPixelCNN(Chain):
         """x (B, H, W, C) -> (B, H, W, C, K)."""
         self._check(x, context)
         image = self._features(x)  # (B, C + 1 [+ 2], H, W)
-        v, h = self.first(down(image), right(image), context)
+        v, h = self.above(down(image)), self.left(right(image))  # (B, width, H, W)
         for layer in self.layers:
             v, h = layer(v, h, context)
         return self.head(h.permute(0, 2, 3, 1), x)
@@ -107,25 +106,23 @@ class GatedPixelCNN(Chain):
 class GatedLayer(nn.Module):
     """One layer of both stacks: figure 2 of the paper, with a residual connection on either stack."""
 
-    def __init__(self, c_in: int, width: int, n: int, classes: int, residual: bool, dropout: float):
+    def __init__(self, width: int, n: int, classes: int, dropout: float):
         super().__init__()
-        self.vertical = RowsAbove(c_in, 2 * width, n)
-        self.horizontal = LeftOf(c_in, 2 * width, n)
+        self.vertical = RowsAbove(width, 2 * width, n)
+        self.horizontal = LeftOf(width, 2 * width, n)
         self.link = nn.Conv2d(width, 2 * width, 1)
         self.out = nn.Conv2d(width, width, 1)
         self.condition = nn.Embedding(classes, 4 * width) if classes else None  # V of equation 4
-        self.residual, self.dropout = residual, dropout
+        self.dropout = dropout
 
     def forward(self, v: Tensor, h: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        """v (B, C, H, W) knows the rows above, h also the pixels to the left; both come back with width maps."""
+        """v (B, width, H, W) knows the rows above, h also the pixels to the left; the same shapes come back."""
         a, b = self.vertical(v), self.horizontal(h)  # (B, 2 width, H, W)
         if self.condition is not None:
             for_v, for_h = self.condition(context)[:, :, None, None].chunk(2, 1)
             a, b = a + for_v, b + for_h
         up = F.dropout(gate(a), self.dropout, self.training)
         left = F.dropout(gate(b + self.link(up)), self.dropout, self.training)
-        if not self.residual:
-            return up, self.out(left)
         return v + up, h + self.out(left)
 
 

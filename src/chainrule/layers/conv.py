@@ -10,12 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from chainrule.errors import ChainruleError
+
 
 class RowsAbove(nn.Conv2d):
     """A convolution over a row and the rows above it: ⌈n/2⌉ × n taps, (B, C, H, W) -> (B, D, H, W)."""
 
     def __init__(self, c_in: int, c_out: int, n: int):
-        super().__init__(c_in, c_out, ((n + 1) // 2, n))
+        super().__init__(c_in, c_out, (half(n), n))
 
     def forward(self, x: Tensor) -> Tensor:
         rows, n = self.kernel_size
@@ -26,10 +28,17 @@ class LeftOf(nn.Conv2d):
     """A convolution over a pixel and those to its left: 1 × ⌈n/2⌉ taps, (B, C, H, W) -> (B, D, H, W)."""
 
     def __init__(self, c_in: int, c_out: int, n: int):
-        super().__init__(c_in, c_out, (1, (n + 1) // 2))
+        super().__init__(c_in, c_out, (1, half(n)))
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(F.pad(x, (self.kernel_size[1] - 1, 0)))
+
+
+def half(n: int) -> int:
+    """⌈n/2⌉ of an n that has a centre: an even kernel would reach further to one side than to the other."""
+    if n < 1 or n % 2 == 0:
+        raise ChainruleError(f"a kernel of {n} has no centre: take an odd number")
+    return (n + 1) // 2
 
 
 def down(x: Tensor) -> Tensor:
