@@ -1,0 +1,256 @@
+"""Archives back to events and to files: the counterpart of `chainrule.compress`."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Callable, Collection, Iterator, Sequence
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO
+
+import numpy as np
+
+from chainrule import archive as container
+from chainrule.archive import FILE, MODEL, Archive, Header, Item, Progress, atomic, check_free, digest
+from chainrule.blocks import Lanes, Meter, arithmetic, check_arithmetic, decode, settled, symbol_type
+from chainrule.errors import ChainruleError
+from chainrule.model import Chain
+
+LoadChain = Callable[[bytes | None, str], Chain]  # (the embedded model or None, its SHA-256) -> the chain
+
+
+def decompress(
+    path: str | Path,
+    load_chain: LoadChain,
+    *,
+    only: Collection[str] | None = None,
+    progress: Progress | None = None,
+) -> Iterator[tuple[str, np.ndarray, int | None]]:
+    """Yield (name, symbols, class or None) of every item; a file that was kept whole is its bytes (n,) uint8.
+
+    Args:
+        load_chain: gives the chain for (the embedded model or None, its SHA-256), or raises `ChainruleError`
+            when it has another one. It is called when the first block is decoded that needs it.
+        only: names of the items wanted; blocks without any of them are not touched.
+
+    Raises:
+        ChainruleError: the archive is damaged, needs another machine, or the model is another one.
+    """
+    with Archive(path) as archive:
+        for item, array in decoded(archive, load_chain, only, progress):
+            yield item.name, array, item.context
+
+
+def decoded(
+    archive: Archive,
+    load_chain: LoadChain,
+    only: Collection[str] | None,
+    progress: Progress | None,
+    what: str = "decompress",
+) -> Iterator[tuple[Item, np.ndarray]]:
+    """Yield the wanted items of an open archive with their symbols."""
+    names = {item.name for item in archive.items}
+    wanted = names if only is None else set(only)
+    if missing := sorted(wanted - names):
+        raise ChainruleError(
+            f"{archive.path} has no item {missing[0]!r}: chainrule inspect lists those it has"
+        )
+    todo = [n for n, block in enumerate(archive.blocks) if any(item.name in wanted for item in block.items)]
+    meter = Meter(progress, what, sum(item.size for n in todo for item in archive.blocks[n].items))
+    chain = None
+    for n in todo:
+        block = archive.blocks[n]
+        if block.coding == MODEL:
+            chain = chain or chain_for(archive, load_chain)
+            arrays = decode_block(archive, n, chain, meter)
+        else:
+            arrays = [
+                to_array(item, raw, archive.header)
+                for item, raw in zip(block.items, archive.raw(n), strict=True)
+            ]
+        meter.at(sum(item.size for item in block.items))
+        yield from (pair for pair in zip(block.items, arrays, strict=True) if pair[0].name in wanted)
+
+
+def chain_for(archive: Archive, load_chain: LoadChain) -> Chain:
+    """The chain that an archive needs, checked as far as that is possible without decoding."""
+    check_arithmetic(archive)
+    chain = load_chain(archive.model(), archive.header.model_sha256)
+    if chain.symbols != archive.header.symbols:
+        raise ChainruleError(
+            f"{archive.path} has {archive.header.symbols} symbols, the model {chain.symbols}: it is another"
+        )
+    return settled(chain)
+
+
+def decode_block(archive: Archive, number: int, chain: Chain, meter: Meter) -> list[np.ndarray]:
+    """The items of a block that the model coded, compared with their hash."""
+    block, payload = archive.blocks[number], archive.payload(number)
+    where = f"block {number + 1} of {len(archive.blocks)} of {archive.path}"
+    shape = block.items[0].shape
+    if chain.event is not None and shape != tuple(chain.event):
+        raise ChainruleError(f"{where} has items of shape {shape}, the model takes {tuple(chain.event)}")
+    try:
+        with arithmetic(archive.header):
+            lanes = Lanes(block.items, archive.header)
+            arrays = decode(chain, lanes, payload, symbol_type(archive.header), meter)
+    except Exception as error:  # what a model does with shapes that are not its own is not for us to list
+        reason = " ".join(str(error).split())[:160]
+        raise ChainruleError(f"{where} cannot be decoded with this model: {reason}") from error
+    if digest(block.items, [array.tobytes() for array in arrays]) != block.sha256:
+        raise ChainruleError(f"{where} decodes to something else than was written: the model is another one")
+    return arrays
+
+
+def to_array(item: Item, raw: bytes, header: Header) -> np.ndarray:
+    """The bytes of a raw block as an array."""
+    dtype = np.dtype("u1") if item.form == FILE else symbol_type(header)
+    return np.frombuffer(raw, dtype).reshape(item.shape)
+
+
+def verify(
+    path: str | Path,
+    load_chain: LoadChain | None = None,
+    *,
+    deep: bool = False,
+    progress: Progress | None = None,
+) -> int:
+    """Check every checksum of an archive, with `deep` decode it all against its hashes; give its blocks.
+
+    Raises:
+        ChainruleError: the first thing that is wrong.
+    """
+    blocks = container.verify(path, progress)
+    if deep and load_chain is not None:
+        for _ in decompress(path, load_chain, progress=progress):
+            pass
+    return blocks
+
+
+# ------------------------------------------------------------------------------------------------- as files
+
+
+def extract(
+    path: str | Path,
+    out_dir: str | Path,
+    load_chain: LoadChain,
+    *,
+    force: bool = False,
+    only: Collection[str] | None = None,
+    progress: Progress | None = None,
+) -> list[Path]:
+    """Write the items of an archive as files below `out_dir`; give their paths.
+
+    Texts, and files that were kept whole, come back byte for byte under their names; pictures as a PNG of the
+    same pixels and the same stem; other events as .npy; an array as one .npy, named after the archive.
+
+    Raises:
+        ChainruleError: as `decompress`, or a file exists and not `force`; then nothing is written.
+    """
+    root = Path(out_dir)
+    with Archive(path) as archive:
+        if archive.header.layout == "array":
+            target = inside(root, f"{Path(path).stem}.npy")
+            with atomic(target, force) as file:
+                write_array(file, archive, decoded(archive, load_chain, only, progress), only)
+            return [target]
+        names = outputs(archive.items, archive.header)
+        targets = {name: inside(root, names[name]) for name in names if only is None or name in only}
+        for target in targets.values():
+            check_free(target, force)
+        for item, array in decoded(archive, load_chain, only, progress):
+            with atomic(targets[item.name], force) as file:
+                write_item(file, item, array, archive.header)
+        return list(targets.values())
+
+
+def inside(root: Path, name: str) -> Path:
+    """The path below `root`, with its folders; a link that leads elsewhere is refused."""
+    target = root / name
+    try:
+        if not target.parent.resolve().is_relative_to(root.resolve()):
+            raise ChainruleError(f"{target.parent} leads out of {root}: remove that link first")
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError) as error:
+        raise ChainruleError(f"cannot make the folder {target.parent}: {error}") from error
+    return target
+
+
+def outputs(items: Sequence[Item], header: Header) -> dict[str, str]:
+    """The name of the file that each item becomes.
+
+    Those whose name stays come first. A picture takes its stem and ".png"; when that is taken (by another
+    case of the same letters, too), its whole name and ".png", then "-2", "-3" before the ending.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> pictures = SimpleNamespace(kind="image", symbols=256)
+        >>> outputs([Item(name, (2, 2, 3)) for name in ("a.jpg", "a.png", "b.gif")], pictures)
+        {'a.jpg': 'a.jpg.png', 'a.png': 'a.png', 'b.gif': 'b.png'}
+    """
+    same = [item.name for item in items if suffix(item, header) in ("", PurePosixPath(item.name).suffix)]
+    taken = {fold(str(part)) for item in items for part in PurePosixPath(item.name).parents}
+    taken |= {fold(name) for name in same}
+    chosen = {name: name for name in same}
+    for item in items:
+        if item.name not in chosen:
+            end = suffix(item, header)
+            stem = str(PurePosixPath(item.name).with_suffix(""))
+            tries = [
+                stem + end,
+                item.name + end,
+                *(f"{item.name}-{n}{end}" for n in range(2, len(items) + 3)),
+            ]
+            chosen[item.name] = next(name for name in tries if fold(name) not in taken)
+            taken.add(fold(chosen[item.name]))
+    return {item.name: chosen[item.name] for item in items}
+
+
+def fold(name: str) -> str:
+    """Equal for names that some file system takes for the same."""
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def suffix(item: Item, header: Header) -> str:
+    """The ending of the file that an item becomes; "" when it keeps its name."""
+    if item.form == FILE or (header.kind == "text" and len(item.shape) == 1 and header.symbols <= 256):
+        return ""
+    flat = len(item.shape) == 3 and item.shape[2] in (1, 3) and item.size > 0
+    return ".png" if header.kind == "image" and flat and header.symbols <= 256 else ".npy"
+
+
+def write_item(file: BinaryIO, item: Item, array: np.ndarray, header: Header) -> None:
+    """One item as a file."""
+    WRITERS[suffix(item, header)](file, array)
+
+
+def write_bytes(file: BinaryIO, array: np.ndarray) -> None:
+    file.write(array.tobytes())
+
+
+def write_png(file: BinaryIO, pixels: np.ndarray) -> None:
+    """(H, W, 1 or 3) as a picture; gray when R = G = B everywhere, as it is when pictures are loaded."""
+    from PIL import Image
+
+    gray = (pixels == pixels[..., :1]).all()
+    Image.fromarray(np.ascontiguousarray(pixels[..., 0] if gray else pixels)).save(file, "PNG")
+
+
+def write_npy(file: BinaryIO, array: np.ndarray) -> None:
+    np.save(file, array, allow_pickle=False)
+
+
+WRITERS = {"": write_bytes, ".png": write_png, ".npy": write_npy}
+
+
+def write_array(file: BinaryIO, archive: Archive, found, only: Collection[str] | None) -> None:
+    """All items as one .npy (N, *event), block by block, in the type that the array had."""
+    items = [item for item in archive.items if only is None or item.name in only]
+    if len({item.shape for item in items}) > 1 or any(item.form == FILE for item in items):
+        raise ChainruleError(f"{archive.path} is damaged: its items do not make one array")
+    dtype = np.dtype(archive.header.dtype)
+    shape = (len(items), *(items[0].shape if items else ()))
+    np.lib.format.write_array_header_1_0(
+        file, {"descr": archive.header.dtype, "fortran_order": False, "shape": shape}
+    )
+    for _, array in found:
+        file.write(array.astype(dtype).tobytes())
