@@ -142,7 +142,7 @@ class Trial:
             return loss_of
         if len(self.plain) == TRIAL and self.original is None:
             self.original = loss_of
-            return torch.compile(loss_of)
+            return for_one_shape(loss_of)
         if len(self.compiled) == TRIAL + 1:  # the first one holds the compilation
             self.active = False
             before, after = sorted(self.plain)[TRIAL // 2], sorted(self.compiled[1:])[TRIAL // 2]
@@ -156,6 +156,21 @@ class Trial:
         if self.active:
             (self.plain if self.original is None else self.compiled).append(seconds)
         return self.text
+
+
+def for_one_shape(loss_of):
+    """`loss_of` compiled for the shape it first meets; other shapes, such as a short last batch, run plain.
+
+    (Left to itself, torch.compile would stop for another minute to compile each of them.)
+    """
+    compiled, shapes = torch.compile(loss_of, dynamic=False), []
+
+    def chosen(*batch: Tensor) -> Tensor:
+        shape = [t.shape for t in batch]
+        shapes[:] = shapes or [shape]
+        return compiled(*batch) if shape == shapes[0] else loss_of(*batch)
+
+    return chosen
 
 
 def has_compiler() -> bool:
