@@ -21,15 +21,15 @@ PUBLIC = {
     "ChainruleError": "chainrule.errors",
     "Code": "chainrule.model",
     "Dataset": "chainrule.data",
-    "complete": "chainrule.walk",
-    "compress": "chainrule.compress",
-    "decompress": "chainrule.compress",
-    "fit": "chainrule.fit",
+    "complete": "chainrule.verbs.walk",
+    "compress": "chainrule.verbs.compress",
+    "decompress": "chainrule.verbs.compress",
+    "fit": "chainrule.verbs.fit",
     "load": "chainrule.data",
     "open_run": "chainrule.models",
-    "sample": "chainrule.walk",
-    "score": "chainrule.score",
-    "walk": "chainrule.walk",
+    "sample": "chainrule.verbs.walk",
+    "score": "chainrule.verbs.score",
+    "walk": "chainrule.verbs.walk",
 }
 
 __all__ = sorted(PUBLIC)

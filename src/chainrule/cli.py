@@ -63,7 +63,7 @@ def fit(
 ) -> None:
     """Learn a model of DATA."""
     use_threads(threads)
-    from chainrule.fit import fit as learn
+    from chainrule.verbs.fit import fit as learn
 
     with console.training(json_) as listen:
         learn(
@@ -82,7 +82,7 @@ def score(
 ) -> None:
     """Exact bits/dim of DATA and of every item, most surprising first."""
     use_threads(threads)
-    from chainrule.score import score as exact
+    from chainrule.verbs.score import score as exact
 
     opened, dataset = open_both(run, data)
     with console.progress("scoring", len(dataset), json_) as tick:
@@ -305,12 +305,13 @@ def open_run(path: Path):
 
 
 def open_both(run: Path, source: str):
-    """A run and the data to use it on: of a named set the test split, with classes when the model wants them."""
+    """A run and the data to use it on: of a named set the test split; channels and classes as the model wants them."""
     from chainrule.data import load
 
     opened = open_run(run)
-    conditional = bool(opened.info.get("classes"))
-    return opened, load(source, split="test", classes=conditional, levels=opened.info.get("levels"))
+    info, channels = opened.info, getattr(opened.model, "channels", None)
+    classes = info.get("classes") or False
+    return opened, load(source, split="test", levels=info.get("levels"), classes=classes, channels=channels)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -104,6 +104,21 @@ def progress(what: str, total: int, json_: bool) -> Iterator[Callable[[int], obj
 
 
 @contextmanager
+def steps() -> Iterator[Callable[[str, int, int], None]]:
+    """A bar whose name changes with the work: yields show(what, done, total)."""
+    columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=err(), transient=True) as bar:
+        tasks: dict[str, Any] = {}
+
+        def show(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bar.add_task(what, total=total)
+            bar.update(tasks[what], completed=done)
+
+        yield show
+
+
+@contextmanager
 def training(json_: bool) -> Iterator[Callable[[dict[str, Any]], None]]:
     """A listener for `fit`: a live bar in a terminal, a line every 30 seconds elsewhere, objects under --json."""
     shown: dict[str, Any] = {"bar": None, "last": time.monotonic(), "line": None}

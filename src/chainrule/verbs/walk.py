@@ -21,8 +21,10 @@ def walk(
     """Visit the positions of `batch` events in the chain's order.
 
     Yields (i, symbols (B,)) with symbols = choose(i, logits (B, K)), i the flat position in C order. It is a
-    generator: progress bars, streaming and stopping early belong to the caller.
+    generator: progress bars, streaming and stopping early belong to the caller. The chain is put into
+    evaluation mode: what is walked is p(x), without dropout.
     """
+    chain.eval()
     state, symbol = chain.start(batch, event, context), None
     for position in visit_order(chain, event).tolist():
         with torch.inference_mode():
@@ -78,14 +80,20 @@ def complete(
     """
     if known.shape != x.shape:
         raise ChainruleError(f"the mask has shape {known.shape}, the event {x.shape}: they must be equal")
+    event_of(chain, x.shape)
+    if x.size and not 0 <= int(x.min()) <= int(x.max()) < chain.symbols:
+        found = f"{int(x.min())} to {int(x.max())}"
+        raise ChainruleError(f"the event has symbols {found}, the model knows 0 to {chain.symbols - 1}")
     copies = np.repeat(x[None].astype(np.int64), n, axis=0)
     return fill(chain, copies, known, context, temperature, top_p, seed, 0, tick)
 
 
 def fill(chain, x, known, context, temperature, top_p, seed, first, tick) -> np.ndarray:
     """Walk along (n, *event) events: given where `known` (*event), drawn elsewhere."""
-    flat, given = x.reshape(len(x), -1), known.reshape(-1)
-    uniforms = np.stack([uniform_stream(seed, first + i, flat.shape[1]) for i in range(len(x))]) if len(x) else x
+    check_filter(temperature, top_p)
+    flat, given = x.reshape(len(x), known.size), known.reshape(-1)
+    streams = [uniform_stream(seed, first + i, known.size) for i in range(len(x))]
+    uniforms = np.array(streams).reshape(flat.shape)
 
     def choose(i: int, logits: Tensor) -> Tensor:
         if given[i]:
@@ -97,6 +105,14 @@ def fill(chain, x, known, context, temperature, top_p, seed, first, tick) -> np.
         if tick is not None:
             tick(done + 1)
     return flat.reshape(x.shape)
+
+
+def check_filter(temperature: float, top_p: float) -> None:
+    """One clear line for a temperature or a nucleus that there cannot be."""
+    if not 0 <= temperature < math.inf:
+        raise ChainruleError(f"the temperature is {temperature}: take 0 (the most probable symbol) or more")
+    if not 0 <= top_p <= 1:
+        raise ChainruleError(f"top_p is {top_p}: take a share between 0 and 1 (1 keeps every symbol)")
 
 
 def draw(logits: Tensor, uniform: Tensor, temperature: float = 1.0, top_p: float = 1.0) -> Tensor:
@@ -119,7 +135,9 @@ def nucleus(probs: Tensor, top_p: float) -> Tensor:
 
 
 def uniform_stream(seed: int, item: int, length: int) -> np.ndarray:
-    """`length` numbers in (0, 1) that belong to (seed, item) alone."""
+    """`length` numbers in (0, 1] that belong to (seed, item) alone."""
+    if not 0 <= seed < 2**64:
+        raise ChainruleError(f"the seed is {seed}: take one from 0 to 2^64 - 1")
     return 1.0 - np.random.Generator(np.random.Philox(key=np.array([seed, item], np.uint64))).random(length)
 
 
@@ -130,6 +148,6 @@ def event_of(chain: Chain, event: tuple[int, ...] | None) -> tuple[int, ...]:
     shape = chain.event if chain.event is not None else event
     if shape is None:
         raise ChainruleError("this model takes events of any shape: say which with event=(...)")
-    if math.prod(shape) < 0:
+    if min(shape, default=0) < 0:
         raise ChainruleError(f"an event cannot have shape {shape}")
     return tuple(shape)

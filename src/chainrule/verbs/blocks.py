@@ -17,7 +17,7 @@ from chainrule.archive import FILE, Archive, Header, Item, Progress
 from chainrule.coding import Decoder, Encoder, frequencies
 from chainrule.errors import ChainruleError
 from chainrule.model import Chain
-from chainrule.walk import walk
+from chainrule.verbs.walk import walk
 
 ARITHMETIC, CODER = "native", "range24"
 

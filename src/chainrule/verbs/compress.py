@@ -1,7 +1,7 @@
 """Lossless compression: the walk along a chain, with an entropy coder that is told the symbols.
 
 `compress` writes an archive; `decompress` gives its items back, `extract` writes them as files, `verify`
-checks (see `chainrule.unpack`). docs/archive-format.md says what an archive looks like and gives back.
+checks (see `chainrule.verbs.unpack`). docs/archive-format.md says what an archive looks like and gives back.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from chainrule.archive import (
     digest,
     squeeze,
 )
-from chainrule.blocks import (
+from chainrule.verbs.blocks import (
     ARITHMETIC,
     CODER,
     Lanes,
@@ -49,8 +49,8 @@ from chainrule.data import Dataset
 from chainrule.data.images import FORMATS, read_image
 from chainrule.errors import ChainruleError
 from chainrule.model import Chain
-from chainrule.score import check_fits
-from chainrule.unpack import decoded, decompress, extract, verify
+from chainrule.verbs.score import check_fits
+from chainrule.verbs.unpack import decoded, decompress, extract, verify
 
 __all__ = ["Report", "compress", "decompress", "extract", "verify"]
 

@@ -1,4 +1,4 @@
-"""Archives back to events and to files: the counterpart of `chainrule.compress`."""
+"""Archives back to events and to files: the counterpart of `chainrule.verbs.compress`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from chainrule import archive as container
 from chainrule.archive import FILE, MODEL, Archive, Header, Item, Progress, atomic, check_free, digest
-from chainrule.blocks import Lanes, Meter, arithmetic, check_arithmetic, decode, settled, symbol_type
+from chainrule.verbs.blocks import Lanes, Meter, arithmetic, check_arithmetic, decode, settled, symbol_type
 from chainrule.errors import ChainruleError
 from chainrule.model import Chain
 

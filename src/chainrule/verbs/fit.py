@@ -23,7 +23,7 @@ from chainrule.data import Dataset, batches, load, train_holdout
 from chainrule.errors import ChainruleError
 from chainrule.model import Chain, Code
 from chainrule.models import INFO, METRICS, MODEL, STATE, TABLE, Run
-from chainrule.score import score
+from chainrule.verbs.score import score
 from chainrule.train import Plan, Training
 
 DEFAULT_MODEL = {"image": "gated-pixelcnn", "text": "char-lstm", "array": "char-lstm"}

@@ -1,0 +1,88 @@
+"""What the command line makes of compressing: models in and out of archives, bars, reports."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from chainrule import console, store
+from chainrule.data import Dataset
+from chainrule.errors import ChainruleError
+from chainrule.model import Chain
+from chainrule.models import TABLE, Run, open_run, parse_model
+from chainrule.verbs import compress as verb
+
+
+def compress(run: Run, data: Dataset, out: Path, embed: bool, force: bool, json_: bool) -> None:
+    """`chainrule compress`."""
+    blob = store.dump(run.chain, TABLE, **{k: run.info[k] for k in ("data", "kind", "levels") if k in run.info})
+    with bar(json_) as progress:
+        result = verb.compress(
+            run.chain,
+            data,
+            out,
+            embed=blob if embed else None,
+            model_sha=store.sha256(run.chain, TABLE),
+            force=force,
+            originals=originals(data),
+            progress=progress,
+        )
+    if json_:
+        console.emit({"archive": str(out), **asdict(result)})
+        return
+    for name, reason in data.skipped:
+        console.complain(f"left out: {name} ({reason})")
+    console.out().print(str(result), soft_wrap=True)
+
+
+def originals(data: Dataset) -> dict[str, Path]:
+    """Where the file of every item lies, when the data came from files."""
+    root = Path(data.source)
+    if data.kind not in ("image", "text") or not root.exists():
+        return {}
+    places = {name: root / name if root.is_dir() else root for name in data.names}
+    return {name: path for name, path in places.items() if path.is_file()}
+
+
+def decompress(archive: Path, out: Path, run: Path | None, force: bool, json_: bool) -> None:
+    """`chainrule decompress`."""
+    with bar(json_) as progress:
+        paths = verb.extract(archive, out, chain_of(run), force=force, progress=progress)
+    console.record({"files": len(paths), "folder": str(out)}, json_)
+
+
+def verify(archive: Path, run: Path | None, json_: bool) -> None:
+    """`chainrule verify`."""
+    with bar(json_) as progress:
+        blocks = verb.verify(archive, chain_of(run), deep=True, progress=progress)
+    console.record({"archive": str(archive), "blocks": blocks, "verified": "every checksum and every symbol"}, json_)
+
+
+def chain_of(run: Path | None) -> Callable[[bytes | None, str], Chain]:
+    """The loader that an archive asks for its model: the embedded one, else that of `run`, if it is the same."""
+
+    def load(embedded: bytes | None, sha: str) -> Chain:
+        if embedded is None and run is None:
+            raise ChainruleError(f"the archive does not hold its model: give it with --run RUN (SHA-256 {sha[:16]}...)")
+        model = parse_model(embedded, "the archive's model") if embedded is not None else open_run(run).chain  # type: ignore[arg-type]
+        found = store.sha256(model, TABLE)
+        if found != sha:
+            raise ChainruleError(f"the archive needs the model {sha[:16]}..., this one is {found[:16]}...: give the run it was made with")
+        if not isinstance(model, Chain):
+            raise ChainruleError("the archive's model is a code, not a chain: it is damaged")
+        return model
+
+    return load
+
+
+@contextmanager
+def bar(json_: bool) -> Iterator[Callable[[str, int, int, float], Any] | None]:
+    """A listener for the progress of compressing: what, done, total, seconds left."""
+    if json_ or not console.err().is_terminal:
+        yield None
+        return
+    with console.steps() as show:
+        yield lambda what, done, total, left: show(what, done, total)
