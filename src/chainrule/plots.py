@@ -109,11 +109,9 @@ def curve(series: Mapping[str, tuple[Sequence[float], Sequence[float]]], xlabel:
     """
     figure, axes = blank(xlabel, ylabel)
     for (name, (x, y)), colour in zip(series.items(), PALETTE, strict=False):
-        x, y = thinned(np.asarray(x, float)), thinned(np.asarray(y, float))
         few = len(x) < 30
-        axes.plot(
-            x, y, color=colour, label=plain(name), lw=2 if few else 1.4, marker="o" if few else "", ms=4
-        )
+        style: Any = {"lw": 2 if few else 1.4, "marker": "o" if few else "", "ms": 4, "color": colour}
+        axes.plot(thinned(np.asarray(x, float)), thinned(np.asarray(y, float)), label=plain(name), **style)
     values = np.concatenate([np.asarray(y, float) for _, y in series.values()] or [np.zeros(0)])
     values = values[np.isfinite(values)]
     if len(values) > 1 and values.max() > values.min():
@@ -130,6 +128,7 @@ def histogram(series: Mapping[str, Sequence[float]], xlabel: str, ylabel: str = 
     figure, axes = blank(xlabel, ylabel)
     values = {name: np.asarray(v, float)[np.isfinite(v)] for name, v in series.items()}
     together = np.concatenate([*values.values(), np.zeros(0)])
+    axes.yaxis.get_major_locator().set_params(integer=True)
     bins = np.histogram_bin_edges(together, bins=int(np.clip(math.sqrt(len(together)) * 1.5, 8, 40)))
     for (name, v), colour in zip(values.items(), PALETTE, strict=False):
         axes.hist(v, bins=bins, color=colour, alpha=0.8, label=plain(name), rwidth=0.92)
@@ -148,7 +147,7 @@ def blank(xlabel: str, ylabel: str):
     axes.set_ylabel(plain(ylabel), color=INK)
     axes.grid(axis="y", color=INK, alpha=0.14, lw=0.8)
     axes.set_axisbelow(True)
-    axes.tick_params(colors=INK, length=0, labelsize=10)
+    axes.tick_params(colors=INK, length=0, labelsize=10, pad=6)
     for side, spine in axes.spines.items():
         spine.set_visible(side == "bottom")
         spine.set(color=INK, alpha=0.4)
@@ -194,24 +193,17 @@ def bars(rows: Sequence[tuple[str, float]], unit: str, own: Sequence[str] = ()) 
     The bars start at 0. Width, colour and type are in the elements, so that no style sheet is needed.
     """
     longest = max([value for _, value in rows if math.isfinite(value)], default=0) or 1
-    grid = "display:grid;grid-template-columns:max-content 1fr max-content;gap:.35em .8em;align-items:center"
-    return (
-        f'<div class="bars" style="{grid}">'
-        + "".join(bar(name, value, 100 * value / longest, unit, name in own) for name, value in rows)
-        + "</div>"
-    )
+    drawn = (bar(name, value, 100 * value / longest, unit, name in own) for name, value in rows)
+    return f'<div class="bars">{"".join(drawn)}</div>'
 
 
 def bar(name: str, value: float, percent: float, unit: str, own: bool) -> str:
-    """One row of `bars`: three cells of its grid."""
-    colour, weight = (ORANGE, "600") if own else (BLUE, "400")
-    fill = f"height:.95em;border-radius:3px;background:{colour};width:{min(max(percent, 0.5), 100):.2f}%"
-    return (
-        f'<span style="font-weight:{weight}">{escape(name)}</span>'
-        f'<span><span style="display:block;{fill}"></span></span>'
-        f'<span style="font-weight:{weight};font-variant-numeric:tabular-nums;text-align:right">'
-        f"{value:.3f}&nbsp;{escape(unit)}</span>"
-    )
+    """One row of `bars`: name and number above, the bar below, so that it fits a phone."""
+    colour, weight = (ORANGE, 600) if own else (BLUE, 400)
+    line = f"display:flex;justify-content:space-between;gap:1em;font-weight:{weight};margin-top:.5em"
+    fill = f"height:.6em;border-radius:3px;background:{colour};width:{min(max(percent, 0.5), 100):.2f}%"
+    number = f'<span style="font-variant-numeric:tabular-nums">{value:.3f}&nbsp;{escape(unit)}</span>'
+    return f'<div style="{line}"><span>{escape(name)}</span>{number}</div><div style="{fill}"></div>'
 
 
 def surprise_text(text: np.ndarray, bits: np.ndarray, most: float = 8.0) -> str:

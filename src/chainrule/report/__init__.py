@@ -1,0 +1,377 @@
+"""`chainrule report RUN`: one self-contained HTML page about a run.
+
+`page` gives the frame, `sections` the cards (from arrays and numbers, they know no model), `codecs` the
+comparison with everyday codecs; `report` fills them from a run and the items that it held out.
+"""
+
+from __future__ import annotations
+
+import math
+import shlex
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from chainrule import store
+from chainrule.data import Dataset, draw, load, train_holdout
+from chainrule.errors import ChainruleError
+from chainrule.model import Chain
+from chainrule.models import TABLE, Run
+from chainrule.report import sections
+from chainrule.report.codecs import codec_table
+from chainrule.report.page import page
+from chainrule.verbs.score import Scores, score
+from chainrule.verbs.walk import complete, sample
+
+__all__ = ["page", "report", "sections"]
+
+PATIENCE = 60.0  # seconds that the drawing for one section may take; a card says so when it would take more
+ITEMS, SYMBOLS = 1000, 1 << 21  # scored at most
+CODEC_SYMBOLS = 1 << 18  # given to the codecs at most: WebP at its best packs 50,000 a second
+SHEETS = (64, 49, 36, 25, 16, 9, 4)  # images on a sheet, the most that there is patience for
+TEXT = 600  # bytes of a sampled text, and half of what is coloured by surprise
+
+Listener = Callable[[str], object]
+
+
+def report(run: Run, out: str | Path, data: Dataset | None = None, listen: Listener | None = None) -> Path:
+    """Write `out`/index.html about a run; gives its path.
+
+    Args:
+        data: items to look at; by default those that the training held out, read again from their source.
+        listen: called with the name of each section before it is made.
+
+    Raises:
+        ChainruleError: the folder cannot be written. Data that are gone are no error: the page says so.
+    """
+    folder = Path(out)
+    subject = Subject(run, *items_of(run, data))
+    html = page(title(run), cards(subject, listen or (lambda name: None)), lead(run), numbers(subject))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        store.write_atomic(folder / "index.html", html.encode())
+    except OSError as error:
+        raise ChainruleError(f"cannot write the page into {folder}: {error.strerror or error}") from error
+    return folder / "index.html"
+
+
+# ---- what the page is about ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A run and the items to show beside it.
+
+    Attributes:
+        data: the items, or None when there are none; at most ITEMS of them.
+        what: which items they are, or why there are none; a phrase.
+    """
+
+    run: Run
+    data: Dataset | None
+    what: str
+
+    @cached_property
+    def scores(self) -> Scores | None:
+        """The exact scores of all items, when the model is a chain."""
+        chain = self.run.model
+        return score(chain, self.data) if self.data is not None and isinstance(chain, Chain) else None
+
+    @property
+    def levels(self) -> int:
+        """K, as the data had it."""
+        return int(self.run.info.get("levels") or getattr(self.run.model, "symbols", 256))
+
+    @property
+    def classes(self) -> list[str]:
+        """The names of the classes of a conditional chain."""
+        count = getattr(self.run.model, "classes", 0)
+        return [str(c) for c in self.run.info.get("classes") or range(count)][:count]
+
+    def events(self, n: int) -> list[np.ndarray]:
+        """The first `n` items."""
+        return [np.asarray(self.data.x[i]) for i in range(min(n, len(self.data)))] if self.data else []
+
+    def shape(self) -> tuple[int, ...] | None:
+        """The shape of an event to draw: the one the data have, or that of the first item."""
+        event = self.run.info.get("event")
+        first = self.events(1)
+        return tuple(event) if event else first[0].shape if first else None
+
+
+def items_of(run: Run, data: Dataset | None) -> tuple[Dataset | None, str]:
+    """The items to show, and which they are."""
+    if data is not None:
+        return first_items(data), f"the items of {data.source or 'the data'}"
+    source, holdout = run.info.get("data"), run.info.get("holdout")
+    try:
+        if not source:
+            raise ChainruleError("the run does not say where its data came from")
+        whole = load(source, **run.info.get("reading", {}))
+        if not run.info.get("conditional"):
+            whole = replace(whole, context=None, classes=())
+        held = train_holdout(whole, holdout)[1] if holdout else None
+    except ChainruleError as error:
+        return None, str(error)
+    if held is None or not len(held):
+        return first_items(whole), f"items of {source} that the model was fitted to: none were held out"
+    return first_items(held), f"held-out items of {source}"
+
+
+def first_items(data: Dataset) -> Dataset:
+    """The first ITEMS or SYMBOLS of the data, binarised once if need be."""
+    sizes = np.cumsum([np.asarray(data.x[i]).size for i in range(min(len(data), ITEMS))])
+    few = data.select(slice(0, max(1, int(np.searchsorted(sizes, SYMBOLS, side="right")))))
+    if not few.binarise:
+        return few
+    return replace(few, x=draw(few, np.arange(len(few)), seed=0, step=0), binarise=False)
+
+
+# ---- the top of the page -------------------------------------------------------------------------------
+
+
+def title(run: Run) -> str:
+    """`gated-pixelcnn on digits`."""
+    return f"{run.info['model']} on {run.info.get('data') or 'your data'}"
+
+
+def lead(run: Run) -> str:
+    """The sentence under the title."""
+    kind, items, event = (run.info.get(k) for k in ("kind", "items", "event"))
+    shape = " × ".join(str(n) for n in event) if event else "several sizes"
+    return f"{items or 'Some'} items of kind {kind or 'array'}, {shape}, {run.info.get('levels', '?')} levels a symbol."
+
+
+def numbers(subject: Subject) -> dict[str, str]:
+    """What stands large at the top."""
+    found = {}
+    if subject.scores is not None:
+        found[f"{len(subject.scores.nats):,} {subject.what}"] = f"{subject.scores.bits_per_dim:.4f} bits/dim, exact"
+        if subject.run.info.get("kind") != "text":
+            found["an item, on average"] = f"{subject.scores.nats_per_item:.2f} nats"
+    trained = subject.run.info.get("trained") or {}
+    if "seconds" in trained:
+        number, unit = sections.duration(trained["seconds"]).split(" ", 1)
+        found["training"] = f"{number} {unit}" + (
+            f", {trained['steps']:,} steps" if "steps" in trained else ""
+        )
+    size = sum(t.numel() for t in store.tensors_of(subject.run.model).values())
+    return {**found, "learned numbers": f"{size:,}"}
+
+
+# ---- the cards -----------------------------------------------------------------------------------------
+
+
+def cards(subject: Subject, listen: Listener) -> Iterator[str]:
+    """Every card of the page, in order."""
+    chain = isinstance(subject.run.model, Chain)
+    kind = str(subject.run.info.get("kind")) if chain else "code"
+    if subject.data is None:
+        yield sections.note_section("No data to show", f"The page has no real items: {subject.what}.")
+    for name, card in CARDS.get(kind, CARDS["array"]):
+        listen(name)
+        yield card(subject)
+
+
+def samples(subject: Subject) -> str:
+    """New images beside real ones."""
+    n, seconds = drawn_in_time(subject, SHEETS)
+    if not n:
+        return too_long("Samples", subject, seconds)
+    drawn = sample(subject.run.chain, n, subject.shape(), classes_in_turn(subject, n))
+    return sections.samples_section(drawn, subject.events(n), subject.levels)
+
+
+def class_rows(subject: Subject) -> str:
+    """A row of images for each class of a conditional chain."""
+    classes = subject.classes[:10]
+    n, seconds = drawn_in_time(subject, [m * len(classes) for m in (8, 6, 4, 2)]) if classes else (0, 0.0)
+    if not n:
+        return too_long("One row a class", subject, seconds) if classes else ""
+    each = n // len(classes)
+    context = torch.arange(len(classes)).repeat_interleave(each)
+    drawn = sample(subject.run.chain, n, subject.shape(), context, seed=1)
+    return sections.classes_section(drawn, classes, subject.levels)
+
+
+def completions(subject: Subject, rows: int = 6, each: int = 6) -> str:
+    """Top halves of real images, and what the model makes of them."""
+    events = [e for e in subject.events(ITEMS) if e.shape == subject.shape()][:rows]
+    if not events:
+        return ""
+    n, seconds = drawn_in_time(subject, [len(events) * m for m in (each, 3, 1)])
+    if not n:
+        return too_long("Completions", subject, seconds)
+    known = np.zeros(events[0].shape, bool)
+    known[: (len(known) + 1) // 2] = True
+    context = subject.data.context if subject.data is not None else None
+    found = []
+    for i, event in enumerate(events):
+        m = n // len(events)
+        given = None if context is None else torch.full((m,), int(context[i]))
+        found.append(complete(subject.run.chain, event, known, m, given, seed=2 + i))
+    return sections.completions_section(events, known, found, subject.levels)
+
+
+def surprise(subject: Subject) -> str:
+    """The images that need most and fewest bits."""
+    if subject.scores is None or subject.data is None or len(subject.data) < 2:
+        return ""
+    bits = subject.scores.each()
+    return sections.surprise_section(subject.events(ITEMS), bits, subject.scores.names, subject.levels)
+
+
+def spread(subject: Subject) -> str:
+    """How the items' bits/dim are spread."""
+    if subject.scores is None or len(subject.scores.nats) < 8:
+        return ""
+    what = f"{len(subject.scores.nats):,} {subject.what}"
+    return sections.scores_section(subject.scores.each(), subject.scores.bits_per_dim, what)
+
+
+def codecs(subject: Subject) -> str:
+    """The model beside the codecs, on the same items."""
+    if subject.scores is None or not subject.scores.symbols.sum():
+        return ""
+    sizes = subject.scores.symbols
+    n = max(1, int(np.searchsorted(np.cumsum(sizes), CODEC_SYMBOLS, side="right")))
+    bits = float(subject.scores.nats[:n].sum() / math.log(2) / sizes[:n].sum())
+    what = f"the first {min(n, len(sizes)):,} of {len(sizes):,} {subject.what}, {sizes[:n].sum():,} symbols"
+    return sections.codecs_section(codec_table(subject.events(n), subject.levels), bits, subject.levels, what)
+
+
+def training(subject: Subject) -> str:
+    """The training curve."""
+    return sections.training_section(subject.run.metrics() if subject.run.path.is_dir() else [])
+
+
+def texts(subject: Subject) -> str:
+    """Texts that the model writes."""
+    n, seconds = drawn_in_time(subject, (3, 1), (TEXT,))
+    if not n:
+        return too_long("Samples", subject, seconds)
+    drawn = sample(subject.run.chain, n, (TEXT,), classes_in_turn(subject, n))
+    return sections.texts_section(list(drawn), f"Written by the model, a byte at a time, {TEXT} bytes each.")
+
+
+def coloured_text(subject: Subject) -> str:
+    """The beginning of a real text, coloured by surprise."""
+    event = next((e for e in subject.events(ITEMS) if e.size), None)
+    if event is None or subject.data is None:
+        return ""
+    x = torch.from_numpy(event[: 2 * TEXT].astype(np.int64))[None]
+    context = None if subject.data.context is None else torch.tensor([int(subject.data.context[0])])
+    with torch.inference_mode():
+        nats = -subject.run.chain.log_probs(x, context)[0]
+    return sections.surprising_text_section(x[0].numpy(), nats.numpy() / math.log(2))
+
+
+def reconstructions(subject: Subject) -> str:
+    """Images beside what a code keeps of them."""
+    code, events = subject.run.code, subject.events(36)
+    if not events or subject.run.info.get("kind") != "image" or not hasattr(code, "inverse_transform"):
+        return ""
+    codes = np.asarray(code.transform(np.stack(events).astype(np.float32)))
+    decoded = code.inverse_transform(codes)
+    error = float(np.mean((decoded - np.stack(events)) ** 2))
+    return sections.reconstructions_section(events, decoded, subject.levels, error, codes[0].size)
+
+
+def facts(subject: Subject) -> str:
+    """run.json as a table, and the commands."""
+    info, run = subject.run.info, subject.run
+    known = {
+        "model": info["model"],
+        "its arguments": ", ".join(f"{k}={v}" for k, v in info.get("args", {}).items()),
+        "data": info.get("data"),
+        "items on this page": subject.what,
+        **{k: info[k] for k in ("items", "levels", "seed", "threads") if k in info},
+        "held out": held_out(info),
+        "versions": ", ".join(f"{k} {v}" for k, v in info.get("versions", {}).items()),
+        "identity (SHA-256)": store.sha256(run.model, TABLE),
+    }
+    lines = [fit_command(run), f"chainrule report {shlex.quote(str(run.path))}"]
+    return sections.facts_section({k: v for k, v in known.items() if v not in (None, "")}, lines)
+
+
+CARDS: dict[str, list[tuple[str, Callable[[Subject], str]]]] = {
+    "image": [
+        ("samples", samples),
+        ("classes", class_rows),
+        ("completions", completions),
+        ("surprise", surprise),
+        ("scores", spread),
+        ("training", training),
+        ("codecs", codecs),
+        ("facts", facts),
+    ],
+    "text": [
+        ("samples", texts),
+        ("surprise", coloured_text),
+        ("scores", spread),
+        ("training", training),
+        ("codecs", codecs),
+        ("facts", facts),
+    ],
+    "array": [("scores", spread), ("training", training), ("codecs", codecs), ("facts", facts)],
+    "code": [("reconstructions", reconstructions), ("facts", facts)],
+}
+
+
+# ---- helpers -------------------------------------------------------------------------------------------
+
+
+def drawn_in_time(subject: Subject, counts, shape: tuple[int, ...] | None = None) -> tuple[int, float]:
+    """(the largest count that PATIENCE allows, or 0; the seconds that the smallest would take)."""
+    shape = shape or subject.shape()
+    if shape is None:
+        return 0, 0.0
+    chain, least = subject.run.chain, min(counts)
+    state, symbol = chain.start(least, shape, classes_in_turn(subject, least)), None
+    with torch.inference_mode():
+        for _ in range(min(3, math.prod(shape))):  # the first step of a process is slow: the last one counts
+            began = time.perf_counter()
+            _, state = chain.step(state, symbol)
+            symbol = torch.zeros(least, dtype=torch.long)
+            seconds = (time.perf_counter() - began) * math.prod(shape)
+    return max([n for n in counts if seconds * n / least <= PATIENCE], default=0), seconds
+
+
+def too_long(heading: str, subject: Subject, seconds: float) -> str:
+    """The card in the place of samples that would take too long."""
+    command = f"chainrule sample {shlex.quote(str(subject.run.path))}"
+    if subject.shape() is None:
+        return sections.note_section(heading, f"The model draws events of any shape: say which to {command}.")
+    took = sections.duration(seconds)
+    return sections.note_section(heading, f"Drawing these would take more than {took}: {command} does it.")
+
+
+def classes_in_turn(subject: Subject, n: int) -> torch.Tensor | None:
+    """(n,) classes 0, 1, ..., again and again; None for an unconditional chain."""
+    return torch.arange(n) % subject.run.chain.classes if subject.run.chain.classes else None
+
+
+def held_out(info: dict[str, Any]) -> str:
+    """The score that the training ended with."""
+    held = info.get("held_out")
+    return (
+        f"{held['items']:,} items, {held['bits_per_dim']:.4f} bits/dim (exact, all of them)" if held else ""
+    )
+
+
+def fit_command(run: Run) -> str:
+    """The command line that makes this run again, but for options of the model given with --set."""
+    info = run.info
+    words = ["chainrule", "fit", str(info.get("data") or "DATA"), "--model", info["model"]]
+    budget = {k: v for k, v in (info.get("budget") or {}).items() if v is not None}
+    options = {"size": info.get("size"), **budget, "seed": info.get("seed"), "holdout": info.get("holdout")}
+    for name, value in options.items():
+        words += [f"--{name}", str(value)] if value is not None else []
+    words += ["--conditional"] if info.get("conditional") else []
+    return shlex.join([*words, "-o", str(run.path)])

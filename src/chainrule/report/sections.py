@@ -1,0 +1,225 @@
+"""The sections of a page about a model, from arrays and numbers alone: they know no model and no run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from chainrule import plots
+from chainrule.report.codecs import Codec
+from chainrule.report.page import (
+    commands,
+    drawing,
+    figure,
+    half,
+    paragraph,
+    picture,
+    row,
+    section,
+    table,
+    text,
+)
+
+ITEM = 96  # pixels at which a single image is shown
+
+Events = Sequence[np.ndarray] | np.ndarray
+
+
+def samples_section(samples: Events, real: Events, levels: int) -> str:
+    """New images beside as many real ones."""
+    return section(
+        "Samples beside real data",
+        paragraph("Drawn by the model, one symbol after the other, and real images."),
+        row(
+            figure(sheet(samples, levels), f"{len(samples)} sampled images", "drawn by the model"),
+            figure(sheet(real, levels), f"{len(real)} real images", "real"),
+        ),
+    )
+
+
+def classes_section(samples: Events, classes: Sequence[str], levels: int) -> str:
+    """Samples (classes × m) of each class, in the order of `classes`."""
+    each = len(samples) // len(classes)
+    rows = "".join(
+        figure(
+            sheet(samples[i * each : (i + 1) * each], levels, columns=each),
+            f"{each} samples of class {name}",
+            name,
+        )
+        for i, name in enumerate(classes)
+    )
+    return section(
+        "Samples of each class",
+        paragraph("The model was given the class and drew the image."),
+        f'<div class="classes">{rows}</div>',
+    )
+
+
+def sheet(
+    events: Events, levels: int, columns: int | None = None, known=None, width: int = 480
+) -> Image.Image:
+    """A grid of images, enlarged by a whole number to at most `width` pixels, as half a wide page holds."""
+    columns = columns or math.ceil(math.sqrt(len(events)))
+    side = max(max(np.shape(e)[:2]) for e in events)
+    room = (width // columns - plots.GAP) // side
+    return plots.image_grid(events, levels, columns, max(1, min(room, round(plots.SIDE / side))), known)
+
+
+def completions_section(
+    original: Events, known: np.ndarray, completions: Sequence[Events], levels: int
+) -> str:
+    """A row for each original: original | what was given of it | its completions."""
+    events: list[np.ndarray] = []
+    shown: list[np.ndarray | None] = []
+    for event, found in zip(original, completions, strict=True):
+        events += [event, event, *found]
+        shown += [None, known, *[None] * len(found)]
+    columns = 2 + len(completions[0])
+    return section(
+        "Completions",
+        paragraph("The model is given a part and draws the rest, several times."),
+        figure(
+            sheet(events, levels, columns, shown, width=640),
+            f"{len(original)} rows of images: original, the given part, {columns - 2} completions",
+            f"First column: original. Second: what was given. Then {columns - 2} completions.",
+        ),
+    )
+
+
+def surprise_section(
+    events: Events, bits: np.ndarray, names: Sequence[str], levels: int, show: int = 16
+) -> str:
+    """The most and the least surprising images with their names and bits/dim (N,)."""
+    order = np.argsort(-np.asarray(bits), kind="stable")
+    show = min(show, (len(order) + 1) // 2)
+    return section(
+        "Most and least surprising",
+        paragraph(
+            "Bits a symbol that the model needs for an image: many where it expected something else. "
+            "Look at the first row for outliers, wrong labels and damaged files."
+        ),
+        "<h3>Most surprising</h3>",
+        items(events, bits, names, levels, order[:show]),
+        "<h3>Least surprising</h3>",
+        items(events, bits, names, levels, order[::-1][:show]),
+    )
+
+
+def items(events: Events, bits: np.ndarray, names: Sequence[str], levels: int, index: Sequence[int]) -> str:
+    """Images with their bits/dim and names under them."""
+    cells = []
+    for i in index:
+        enlarged = max(1, round(ITEM / max(np.shape(events[i])[:2])))
+        image = picture(plots.image_grid([events[i]], levels, scale=enlarged), f"item {names[i]}")
+        caption = f"<figcaption><b>{bits[i]:.3f} bits/dim</b>{text(names[i])}</figcaption>"
+        cells.append(f"<figure>{image}{caption}</figure>")
+    return f'<div class="items">{"".join(cells)}</div>'
+
+
+def scores_section(bits: np.ndarray, total: float, what: str) -> str:
+    """How the bits/dim (N,) of items are spread. `total` is that of all together, `what` says which items."""
+    return half(
+        "Bits/dim of each item",
+        paragraph(f"{what}: {total:.4f} bits/dim over all symbols together, exact, every item counted once."),
+        drawing(
+            plots.histogram({"items": bits}, "bits/dim"), f"Histogram of the bits/dim of {len(bits)} items"
+        ),
+    )
+
+
+def codecs_section(codecs: Sequence[Codec], model: float, levels: int, what: str) -> str:
+    """The model's bits/dim beside those of codecs on the same items, as bars with numbers."""
+    ours = "chainrule, this model"
+    rows = sorted([(ours, model), *[(c.name, c.bits_per_dim) for c in codecs]], key=lambda r: r[1])
+    uniform = float(np.log2(levels))
+    return section(
+        "Beside other codecs",
+        paragraph(
+            f"Lossless, bits a symbol on the same data: {what}. The codecs' numbers are whole files with their "
+            f"headers. The model's number is −log₂ p(x), which its archive reaches within a few bytes; the size of "
+            f"the model itself is not in it. A symbol has {levels} levels, {uniform:.3f} bits when all are equally "
+            f"likely; the codecs store it in 8-bit containers, in whichever form was smallest."
+        ),
+        plots.bars(rows, "bits/dim", own=[ours]),
+        paragraph("Forms: " + "; ".join(f"{c.name}: {c.best}" for c in codecs) + ".", "note"),
+    )
+
+
+def training_section(metrics: Sequence[Mapping[str, Any]]) -> str:
+    """The training curve, from the lines of metrics.jsonl."""
+    lines = {
+        "training": [(m["seconds"], m["loss_bits"]) for m in metrics if "loss_bits" in m],
+        "held out": [(m["seconds"], m["val_bits"]) for m in metrics if "val_bits" in m],
+    }
+    series = {name: tuple(zip(*points, strict=True)) for name, points in lines.items() if points}
+    if not series:
+        return ""
+    last = metrics[-1]
+    return half(
+        "Training",
+        paragraph(f"{last['step']:,} steps in {duration(last['seconds'])}."),
+        drawing(
+            plots.curve(series, "seconds of training", "bits/dim"),
+            "Bits/dim of batches in training and of held-out items, falling with time",
+            "Training: a batch each. Held out: an estimate on part of the items that are kept from training.",
+        ),
+    )
+
+
+def texts_section(samples: Sequence[np.ndarray], note: str = "") -> str:
+    """Texts (T,) of bytes that the model wrote."""
+    return section("Samples", paragraph(note), *[plots.show_text(sample) for sample in samples])
+
+
+def surprising_text_section(x: np.ndarray, bits: np.ndarray) -> str:
+    """A text (T,) of bytes, coloured by the bits (T,) that each byte needed."""
+    return section(
+        "Where the model was surprised",
+        paragraph(
+            "Real text that the model was not shown: the deeper the ground, the more bits a letter needed."
+        ),
+        plots.surprise_text(x, bits),
+        paragraph(f"{len(x):,} bytes at {float(np.mean(bits)):.3f} bits a byte.", "note"),
+    )
+
+
+def reconstructions_section(original: Events, decoded: Events, levels: int, error: float, width: int) -> str:
+    """Images and what is left of them after a code of `width` numbers."""
+    return section(
+        "Originals and reconstructions",
+        paragraph(
+            f"Each image became {width} numbers, and these an image again: mean squared error {error:.4g}."
+        ),
+        row(
+            figure(sheet(original, levels), f"{len(original)} images", "original"),
+            figure(sheet(decoded, levels), f"{len(decoded)} reconstructions", "from its code"),
+        ),
+    )
+
+
+def facts_section(facts: Mapping[str, Any], lines: Sequence[str] = ()) -> str:
+    """What was done, and the commands that do it again."""
+    return section(
+        "Facts", table(facts.items()), lines and "<h3>The commands</h3>", lines and commands(lines)
+    )  # fmt: skip
+
+
+def note_section(heading: str, words: str) -> str:
+    """A sentence in the place of what could not be shown."""
+    return section(heading, paragraph(words))
+
+
+def duration(seconds: float) -> str:
+    """A length of time in words.
+
+    >>> duration(7.26), duration(95), duration(7300)
+    ('7.3 seconds', '1 min 35 s', '2 h 2 min')
+    """
+    if seconds < 60:
+        return f"{seconds:.1f} seconds" if seconds >= 1 else f"{1000 * seconds:.0f} milliseconds"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
