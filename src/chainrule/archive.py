@@ -41,7 +41,7 @@ MAX_HEADER = 1 << 20
 MAX_BLOCK = 1 << 28  # symbols: what a block may ask of memory
 EXPANSION = 1 << 16  # symbols a byte of a block may stand for; zeros are appended to a better block
 INDEX_RATIO, INDEX_SLACK = 64, 1 << 16  # the index may unpack to 64 times its bytes and 64 KiB
-FILTERS = [{"id": lzma.FILTER_LZMA2, "preset": 6, "dict_size": 1 << 23}]  # fixed: no file can ask for more
+DICTIONARY = 1 << 12, 1 << 23  # bytes: the window of LZMA2 is the unpacked size, within these bounds
 
 # What goes on, how much of it is done, of how much, and the estimated seconds that are left.
 Progress = Callable[[str, int, int, float], object]
@@ -204,7 +204,13 @@ def to_json(value: Any) -> bytes:
 
 def squeeze(raw: bytes) -> bytes:
     """LZMA2 without a container: the index and the raw blocks have their own checksums."""
-    return lzma.compress(raw, lzma.FORMAT_RAW, filters=FILTERS)
+    return lzma.compress(raw, lzma.FORMAT_RAW, filters=filters(len(raw)))
+
+
+def filters(size: int) -> list[dict[str, Any]]:
+    """LZMA2 for so many bytes. Both sides know them, so no file can ask for a larger window."""
+    low, high = DICTIONARY
+    return [{"id": lzma.FILTER_LZMA2, "preset": 6, "dict_size": max(low, min(size, high))}]
 
 
 @contextmanager
@@ -392,7 +398,7 @@ def verify(path: str | Path, progress: Progress | None = None) -> int:
 
 def expand(packed: bytes, size: int) -> bytes:
     """Undo `squeeze`; anything but exactly `size` bytes is an error. No more than that is unpacked."""
-    decoder = lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=FILTERS)
+    decoder = lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=filters(size))
     try:
         raw = decoder.decompress(packed, max_length=size + 1)
     except (lzma.LZMAError, EOFError) as error:

@@ -57,7 +57,9 @@ def frequencies(logits: np.ndarray) -> np.ndarray:
         raise ChainruleError(
             f"the model's largest logit is {top[~np.isfinite(top)][0]}: no symbol can be coded"
         )
-    weights = np.floor(exp(np.maximum(logits, top + LOWEST) - top) * SCALE)
+    with np.errstate(over="ignore"):  # -1e308 - 1e308 is -inf, as it should be
+        below = np.maximum(logits - top, LOWEST)
+    weights = np.floor(exp(below) * SCALE)
     weights *= (TOTAL - count) / weights.sum(1, keepdims=True)
     table = np.floor(weights, out=weights).astype(np.uint32) + np.uint32(1)
     rows = np.arange(len(table))

@@ -31,8 +31,13 @@ from chainrule.archive import (
     Writer,
     atomic,
     digest,
+    flaw,
     squeeze,
 )
+from chainrule.data import Dataset
+from chainrule.data.images import FORMATS, read_image
+from chainrule.errors import ChainruleError
+from chainrule.model import Chain
 from chainrule.verbs.blocks import (
     ARITHMETIC,
     CODER,
@@ -45,10 +50,6 @@ from chainrule.verbs.blocks import (
     settled,
     symbol_type,
 )
-from chainrule.data import Dataset
-from chainrule.data.images import FORMATS, read_image
-from chainrule.errors import ChainruleError
-from chainrule.model import Chain
 from chainrule.verbs.score import check_fits
 from chainrule.verbs.unpack import decoded, decompress, extract, verify
 
@@ -133,7 +134,9 @@ def compress(
     """
     started = time.monotonic()
     check_data(chain, data)
-    originals = originals or {}
+    originals = (
+        originals if originals and data.kind == "image" else {}
+    )  # what else is read from files is all of it
     header = header_of(
         chain, data, embed or b"", model_sha, block_items, "files" if originals else layout(data)
     )
@@ -220,10 +223,13 @@ class Source:
 
     def items(self, classes: int) -> list[Item]:
         """Every event as an item; a picture whose pixels are not the whole truth as a file."""
-        items = []
+        items: list[Item] = []
+        taken: set[str] = set()
         for i in range(len(self.data)):
             event = np.asarray(self.data.x[i])
             name = self.data.names[i] if len(self.data.names) else str(i)
+            if reason := flaw(name, taken):
+                raise ChainruleError(f"the name {name!r} cannot be kept: {reason}; rename it")
             context = int(self.data.context[i]) if classes and self.data.context is not None else None
             item = Item(name, event.shape, context=context)
             whole = name in self.originals and not shows_the_same(self.originals[name], event)

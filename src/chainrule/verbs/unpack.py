@@ -11,9 +11,9 @@ import numpy as np
 
 from chainrule import archive as container
 from chainrule.archive import FILE, MODEL, Archive, Header, Item, Progress, atomic, check_free, digest
-from chainrule.verbs.blocks import Lanes, Meter, arithmetic, check_arithmetic, decode, settled, symbol_type
 from chainrule.errors import ChainruleError
 from chainrule.model import Chain
+from chainrule.verbs.blocks import Lanes, Meter, arithmetic, check_arithmetic, decode, settled, symbol_type
 
 LoadChain = Callable[[bytes | None, str], Chain]  # (the embedded model or None, its SHA-256) -> the chain
 

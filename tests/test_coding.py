@@ -1,0 +1,214 @@
+"""The entropy coder: what reaches it are exactly our integers, and its streams can be read without it."""
+
+from contextlib import suppress
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from chainrule.coding import TOTAL, Decoder, Encoder, exp, frequencies
+from chainrule.errors import ChainruleError
+
+WORD, STATE = 1 << 32, 1 << 64
+
+
+class PlainDecoder:
+    """The decoder in plain Python integers: enough to read an archive when constriction is gone."""
+
+    def __init__(self, stream: bytes) -> None:
+        self.words = [int.from_bytes(stream[i : i + 4], "big") for i in range(0, len(stream), 4)]
+        self.low, self.range, self.point = 0, STATE - 1, 0
+        for _ in range(2):
+            self.point = self.point * WORD + self.next_word()
+
+    def next_word(self) -> int:
+        return self.words.pop(0) if self.words else 0
+
+    def get(self, table: np.ndarray) -> list[int]:
+        return [self.one([int(f) for f in row]) if len(row) > 1 else 0 for row in table]
+
+    def one(self, frequencies: list[int]) -> int:
+        share = self.range // TOTAL
+        target = (self.point - self.low) % STATE // share
+        symbol, below = 0, 0
+        while below + frequencies[symbol] <= target:
+            below += frequencies[symbol]
+            symbol += 1
+        self.low = (self.low + share * below) % STATE
+        self.range = share * frequencies[symbol]
+        if self.range < WORD:
+            self.low, self.range = self.low * WORD % STATE, self.range * WORD
+            self.point = (self.point * WORD + self.next_word()) % STATE
+        return symbol
+
+
+def random_tables(rng: np.random.Generator, batch: int, symbols: int, steps: int) -> list[np.ndarray]:
+    spread = rng.choice([0.0, 1.0, 10.0, 1e4])
+    return [frequencies(rng.normal(size=(batch, symbols)) * spread) for _ in range(steps)]
+
+
+def drawn(rng: np.random.Generator, table: np.ndarray) -> np.ndarray:
+    return np.array([rng.choice(len(row), p=row / TOTAL) for row in table.astype(float)])
+
+
+HARD = {
+    "underflow": [0.0, -800.0, -1e30, -np.inf],
+    "huge": [1e30, -1e30, 1e30, 0.0],
+    "largest": [np.finfo(float).max, np.finfo(float).min, 0.0, 1.0],
+    "float32": np.array([3e38, -3e38, 0, -np.inf], np.float32),
+    "equal": [7.0] * 256,
+    "one certain": [0.0] + [-np.inf] * 255,
+    "two": [0.0, -np.inf],
+    "one symbol": [-5.0],
+    "tiny": [5e-324, 0.0, -5e-324],
+    "65,536 equal": np.zeros(65536),
+    "65,536 steep": -np.arange(65536.0),
+    "65,535 odd": np.sin(np.arange(65535.0)) * 9,
+}
+
+
+@pytest.mark.parametrize("name", HARD)
+def test_frequencies_are_positive_and_add_up(name):
+    table = frequencies(np.array([HARD[name], HARD[name]]))
+    assert table.dtype == np.uint32
+    assert table.min() >= 1
+    assert (table.sum(1, dtype=np.uint64) == TOTAL).all()
+    assert (table[0] == table[1]).all()
+
+
+@given(st.integers(1, 300), st.integers(0, 2**32 - 1), st.sampled_from([1e-3, 1.0, 30.0, 1e20]))
+@settings(max_examples=60, deadline=None)
+def test_frequencies_follow_the_probabilities(symbols, seed, spread):
+    logits = np.random.default_rng(seed).normal(size=(3, symbols)) * spread
+    table = frequencies(logits)
+    p = np.exp(logits - logits.max(1, keepdims=True))
+    p /= p.sum(1, keepdims=True)
+    assert (table.sum(1, dtype=np.uint64) == TOTAL).all()
+    others = np.arange(symbols) != logits.argmax(1)[:, None]
+    expected = 1 + p * (TOTAL - symbols)
+    assert np.all(np.abs(table - expected)[others] <= 1 + 1e-8 * expected[others])
+
+
+def test_equal_logits_give_equal_frequencies_in_any_batch():
+    logits = np.random.default_rng(0).normal(size=(50, 97)).astype(np.float32) * 5
+    whole = frequencies(logits)
+    rows = np.concatenate([frequencies(row[None]) for row in logits])
+    strided = frequencies(np.asfortranarray(logits)[::-1])[::-1]
+    assert (whole == rows).all()
+    assert (whole == strided).all()
+
+
+def test_frequencies_have_golden_values():
+    """They are part of the format: a change of arithmetic must not go unnoticed."""
+    table = frequencies(np.array([[0.0, 1.0, -1.0, 2.5, -20.0], [0.1, 0.2, 0.3, -0.4, 5.0]], np.float32))
+    assert table.tolist() == [
+        [1031260, 2803255, 379380, 12563320, 1],
+        [121378, 134144, 148252, 73620, 16299822],
+    ]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [[0.0, np.nan], [np.nan, np.nan], [0.0, np.inf], [-np.inf, -np.inf]],
+    ids=["nan", "nans", "inf", "-infs"],
+)
+def test_no_distribution_is_an_error(row):
+    with pytest.raises(ChainruleError, match="no symbol can be coded"):
+        frequencies(np.array([[0.0, 0.0], row]))
+
+
+def test_too_many_symbols_are_an_error():
+    with pytest.raises(ChainruleError, match="65537"):
+        frequencies(np.zeros((1, 65537)))
+
+
+def test_own_exp_is_close_to_the_real_one():
+    z = -np.linspace(0, 32, 100001)
+    assert np.abs(exp(z) / np.exp(z) - 1).max() < 1e-9
+    assert exp(np.zeros(1))[0] == 1
+
+
+@given(st.integers(1, 5), st.sampled_from([1, 2, 17, 256]), st.integers(0, 40), st.integers(0, 2**32 - 1))
+@settings(max_examples=60, deadline=None)
+def test_what_goes_in_comes_out_and_plain_python_reads_it(batch, symbols, steps, seed):
+    """Probable and improbable symbols alike; the plain decoder works with the integers alone."""
+    rng = np.random.default_rng(seed)
+    tables = random_tables(rng, batch, symbols, steps)
+    given_ = [rng.integers(symbols, size=batch) if rng.random() < 0.5 else drawn(rng, t) for t in tables]
+    encoder = Encoder()
+    for table, row in zip(tables, given_, strict=True):
+        encoder.put(table, row)
+    stream = encoder.bytes()
+    for decoder in (Decoder(stream), PlainDecoder(stream), Decoder(stream + b"\0" * 7)):
+        for table, row in zip(tables, given_, strict=True):
+            assert list(decoder.get(table)) == row.tolist()
+
+
+def test_plain_python_reads_a_large_alphabet():
+    """Our integers survive the coder's own quantisation for 65,536 symbols too, where there is least room."""
+    rng = np.random.default_rng(1)
+    table = frequencies(np.concatenate([rng.normal(size=(6, 65536)) * 4, np.zeros((1, 65536))]))
+    row = np.array([0, 65535, 1, 40000, 65534, 12345, 65535])
+    encoder = Encoder()
+    encoder.put(table, row)
+    assert PlainDecoder(encoder.bytes()).get(table) == row.tolist()
+    assert Decoder(encoder.bytes()).get(table).tolist() == row.tolist()
+
+
+def test_one_count_off_loses_the_stream():
+    """Why exactness matters, and that these tests would notice."""
+    rng = np.random.default_rng(2)
+    tables = random_tables(rng, 64, 256, 1) * 20
+    rows = [drawn(rng, t) for t in tables]
+    encoder = Encoder()
+    for table, row in zip(tables, rows, strict=True):
+        encoder.put(table, row)
+    wrong = tables[0].copy()
+    wrong[:, 0] += 1
+    wrong[:, 1] -= 1
+    decoder, found = Decoder(encoder.bytes()), []
+    for _ in rows:
+        try:
+            found.append(decoder.get(wrong).tolist())
+        except ChainruleError:
+            break
+    assert found != [row.tolist() for row in rows]
+
+
+@pytest.mark.parametrize("symbols", [2, 17, 256])
+def test_the_excess_over_the_ideal_is_small(symbols, capsys):
+    rng = np.random.default_rng(symbols)
+    logits = rng.normal(size=(200, symbols)) * 2
+    p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    encoder, ideal, count = Encoder(), 0.0, 0
+    table = frequencies(logits)
+    for _ in range(60):
+        row = np.array([rng.choice(symbols, p=q) for q in p])
+        encoder.put(table, row)
+        ideal -= np.log2(p[np.arange(len(p)), row]).sum()
+        count += len(row)
+    excess = (8 * len(encoder.bytes()) - ideal) / count
+    with capsys.disabled():
+        print(f"\n{symbols} symbols: {excess:.6f} bits/symbol above {ideal / count:.4f}", end="")
+    assert 8 * len(encoder.bytes()) <= ideal + 64 + 1e-3 * count
+
+
+def test_nothing_and_one_symbol_alphabets_take_no_bits():
+    encoder = Encoder()
+    encoder.put(frequencies(np.zeros((0, 5))), np.zeros(0, int))
+    encoder.put(frequencies(np.zeros((9, 1))), np.zeros(9, int))
+    assert encoder.bytes() == b""
+    assert Decoder(b"").get(frequencies(np.zeros((9, 1)))).tolist() == [0] * 9
+
+
+def test_damaged_streams_decode_to_symbols_or_are_an_error():
+    table = frequencies(np.random.default_rng(0).normal(size=(4, 256)))
+    for seed in range(300):
+        decoder = Decoder(np.random.default_rng(seed).bytes(seed % 17))
+        with suppress(ChainruleError):
+            for _ in range(10):
+                found = decoder.get(table)
+                assert ((found >= 0) & (found < 256)).all()
+    with pytest.raises(ChainruleError, match="damaged"):
+        Decoder(b"\xff" * 16).get(table)
