@@ -66,7 +66,7 @@ class Chain(nn.Module, ABC):
 
     def log_probs(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """log p(xᵢ | x₍<ᵢ₎) of every symbol in nats, (B, *event) float64."""
-        return pick(self.logits(x, context), x)
+        return pick(self.logits(x, context), x) if x.numel() else x.double()
 
     def loss(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """What training minimises: the mean negative log-likelihood a symbol in nats, a scalar."""
@@ -84,10 +84,10 @@ class Chain(nn.Module, ABC):
         and as slow as that sounds. A recurrent chain states its own.
         """
         if symbol is not None:
-            state.x.view(len(symbol), -1)[:, state.positions[state.i]] = symbol.long()
+            state.x.view(len(symbol), len(state.positions))[:, state.positions[state.i]] = symbol.long()
             state.i += 1
         full = self.logits(state.x, state.context)
-        return full.reshape(len(full), -1, self.symbols)[:, state.positions[state.i]], state
+        return full.reshape(len(full), len(state.positions), self.symbols)[:, state.positions[state.i]], state
 
 
 @dataclass

@@ -24,6 +24,7 @@ def walk(
     generator: progress bars, streaming and stopping early belong to the caller. The chain is put into
     evaluation mode: what is walked is p(x), without dropout.
     """
+    check_classes(chain, batch, context)
     chain.eval()
     state, symbol = chain.start(batch, event, context), None
     for position in visit_order(chain, event).tolist():
@@ -81,8 +82,9 @@ def complete(
     if known.shape != x.shape:
         raise ChainruleError(f"the mask has shape {known.shape}, the event {x.shape}: they must be equal")
     event_of(chain, x.shape)
-    if x.size and not 0 <= int(x.min()) <= int(x.max()) < chain.symbols:
-        found = f"{int(x.min())} to {int(x.max())}"
+    given = x[known]
+    if given.size and not 0 <= int(given.min()) <= int(given.max()) < chain.symbols:
+        found = f"{int(given.min())} to {int(given.max())}"
         raise ChainruleError(f"the event has symbols {found}, the model knows 0 to {chain.symbols - 1}")
     copies = np.repeat(x[None].astype(np.int64), n, axis=0)
     return fill(chain, copies, known, context, temperature, top_p, seed, 0, tick)
@@ -115,11 +117,26 @@ def check_filter(temperature: float, top_p: float) -> None:
         raise ChainruleError(f"top_p is {top_p}: take a share between 0 and 1 (1 keeps every symbol)")
 
 
+def check_classes(chain: Chain, batch: int, context: Tensor | None) -> None:
+    """One clear line when `batch` items cannot be conditioned on `context`."""
+    if not chain.classes:
+        return
+    if context is None or len(context) != batch:
+        found = "none" if context is None else f"{len(context)}"
+        raise ChainruleError(f"the model needs a class for each of {batch} items, {found} were given")
+    if batch and not 0 <= int(context.min()) <= int(context.max()) < chain.classes:
+        found = f"{int(context.min())} to {int(context.max())}"
+        raise ChainruleError(f"the classes given are {found}, the model knows 0 to {chain.classes - 1}")
+
+
 def draw(logits: Tensor, uniform: Tensor, temperature: float = 1.0, top_p: float = 1.0) -> Tensor:
     """Symbols (B,) of softmax(logits / temperature) (B, K) by inverting the distribution at `uniform` (B,)."""
     if temperature == 0:
         return logits.argmax(-1)
-    probs = torch.softmax(logits.double() / temperature, -1)
+    top = logits.amax(-1, keepdim=True).double()
+    if not top.isfinite().all():
+        raise ChainruleError("the model gives logits that are not numbers: did training diverge? Lower --lr")
+    probs = torch.softmax((logits.double() - top) / temperature, -1)
     if top_p < 1:
         probs = nucleus(probs, top_p)
     below = probs.cumsum(-1)
