@@ -51,7 +51,7 @@ class CharLSTM(Chain):
 
     def logits(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """x (B, T) -> (B, T, K)."""
-        flat = x.reshape(len(x), -1)
+        flat = x.reshape(len(x), -1).long()
         before = torch.cat([torch.full_like(flat[:, :1], self.symbols), flat[:, :-1]], 1)
         return self._run(before, None, context)[0].reshape(*x.shape, self.symbols)
 

@@ -201,10 +201,10 @@ def reconstructions_section(original: Events, decoded: Events, levels: int, erro
     )
 
 
-def facts_section(facts: Mapping[str, Any], lines: Sequence[str] = ()) -> str:
+def facts_section(facts: Mapping[str, Any], lines: Sequence[str] = (), heading: str = "Facts") -> str:
     """What was done, and the commands that do it again."""
     return section(
-        "Facts", table(facts.items()), lines and "<h3>The commands</h3>", lines and commands(lines)
+        heading, table(facts.items()), lines and "<h3>The commands</h3>", lines and commands(lines)
     )  # fmt: skip
 
 
