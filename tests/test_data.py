@@ -205,14 +205,21 @@ def test_an_image_that_claims_too_many_pixels_is_a_bomb(tmp_path, monkeypatch):
     save(tmp_path / "good.png", noise(4, 4, 3))
     (tmp_path / "small bomb.ppm").write_bytes(b"P6 8193 8192 255\n")
     (tmp_path / "large bomb.ppm").write_bytes(b"P6 99999999 99999999 255\n")  # Pillow's own limit
+    (tmp_path / "bomb.ppm").write_bytes(b"P6 10000 10000 255\n")  # Pillow only warns
     data = load(tmp_path)
-    assert dict(data.skipped).keys() == {"large bomb.ppm", "small bomb.ppm"}
+    assert dict(data.skipped).keys() == {"bomb.ppm", "large bomb.ppm", "small bomb.ppm"}
+    assert dict(data.skipped)["bomb.ppm"] == "claims 10000 x 10000 pixels: at most 67108864 are read"
     assert f"8193 x 8192 pixels: at most {images.MAX_PIXELS}" in one_line(
         lambda: load(tmp_path / "small bomb.ppm")
     )
     assert "bomb" in one_line(lambda: load(tmp_path / "large bomb.ppm"))
     monkeypatch.setattr(files, "MAX_FOLDER", 40)
     assert ".npy" in one_line(lambda: load(tmp_path))
+
+
+def test_formats_that_start_other_programs_are_never_tried(tmp_path):
+    Image.fromarray(noise(5, 5, 3)).save(tmp_path / "a.png", format="EPS")
+    assert one_line(lambda: load(tmp_path)).endswith("a.png cannot be read: cannot identify image file")
 
 
 # Texts
@@ -412,6 +419,9 @@ def test_headers_that_lie_are_found_before_memory_is_taken(tmp_path, monkeypatch
         one_line(lambda: load(tmp_path / "a.npz"))
     assert tracemalloc.get_traced_memory()[1] < 2**22
     tracemalloc.stop()
+
+    (tmp_path / "a.npy").write_bytes(header((-10, -4)) + bytes(40))
+    assert "says it holds (-10, -4) uint8" in one_line(lambda: load(tmp_path / "a.npy"))
 
     whole = zipped(good, compression=zipfile.ZIP_DEFLATED)
     for cut in range(len(whole)):

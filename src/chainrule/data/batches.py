@@ -97,9 +97,8 @@ def windows(
     rng = stream(WINDOWS, seed, step)
     first = np.searchsorted(lengths.cumsum(), rng.integers(lengths.sum()), side="right")
     length = min(window, int(lengths[first]))
-    starts = np.maximum(
-        lengths - length + 1, 0
-    ).cumsum()  # places where a stretch can begin, event after event
+    # the places where a stretch can begin, counted event after event
+    starts = np.maximum(lengths - length + 1, 0).cumsum()
     at = rng.integers(starts[-1], size=size)
     index = np.searchsorted(starts, at, side="right")
     return index, at - np.where(index > 0, starts[index - 1], 0), length

@@ -81,6 +81,8 @@ def list_files(folder: Path, source: str) -> tuple[dict[str, Path], Skipped]:
         return printable(Path(path).relative_to(folder).as_posix())
 
     def unreadable(error: OSError) -> None:
+        if Path(error.filename) == folder:
+            raise error
         skipped.append((name_of(error.filename), f"cannot be read: {reason(error)}"))
 
     with reading(source):

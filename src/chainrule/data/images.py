@@ -8,6 +8,7 @@ Files that hold more than what is read of them are listed in `Dataset.reduced`.
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,9 @@ FORMATS = {
     "SUN": (".ras",),
 }
 SUFFIXES = frozenset(suffix for suffixes in FORMATS.values() for suffix in suffixes)
+# Pillow logs some damage besides raising; where nobody has set up logging, that would be printed.
+logging.getLogger("PIL").addHandler(logging.NullHandler())
+
 MAX_PIXELS = 2**26  # 8192 x 8192: what claims to be larger is taken for a decompression bomb
 
 
