@@ -1,0 +1,752 @@
+"""Every check of `contracts.py` catches the defects that it is there for.
+
+`Good` is a small chain that passes them all. The other classes differ from it by one defect each, such as are
+found in public code; further down the real chains are damaged in the same spirit.
+"""
+
+import contextlib
+import math
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import contracts
+from chainrule import complete, sample, store, train
+from chainrule.chains import CHAINS, gated_pixelcnn
+from chainrule.chains.char_lstm import CharLSTM
+from chainrule.chains.gated_pixelcnn import GatedPixelCNN
+from chainrule.layers import conv
+from chainrule.model import Chain
+from contracts import (
+    check_branches,
+    check_causality,
+    check_classes,
+    check_complete,
+    check_extremes,
+    check_gradients,
+    check_greedy,
+    check_items_are_independent,
+    check_overfits,
+    check_padding,
+    check_samples,
+    check_seed,
+    check_seeds,
+    check_smallest,
+    check_store,
+    check_sums_to_one,
+    check_walk,
+    randomised,
+)
+
+TEXT, IMAGE = (4,), (1, 2, 3)
+
+
+class Good(Chain):
+    """Each symbol from the `window` symbols before it; "nothing yet" is a symbol of its own."""
+
+    def __init__(self, symbols: int = 3, window: int = 20, width: int = 12, classes: int = 0):
+        super().__init__()
+        self.symbols, self.window, self.classes = symbols, window, classes
+        self.embed = nn.Embedding(symbols + 1, width)
+        self.mix = nn.Conv1d(width, width, window)
+        self.out = nn.Linear(width, symbols)
+        self.condition = nn.Embedding(classes, width) if classes else None
+
+    def logits(self, x, context=None):
+        flat = x.reshape(len(x), math.prod(x.shape[1:])).long()
+        h = self.hidden(flat)
+        if self.condition is not None:
+            h = h + self.condition(self.of_items(context))[:, None]
+        return self.out(torch.tanh(h)).reshape(*x.shape, self.symbols)
+
+    def hidden(self, flat):
+        """flat (B, N) -> (B, N, D); [:, i] sees the symbols before i."""
+        past = F.pad(flat, (self.window, 0), value=self.symbols)[:, : self.window + flat.shape[1] - 1]
+        return self.mix(self.embed(past).mT).mT
+
+    def of_items(self, context):
+        return context
+
+
+# ---- probability ----
+
+
+class FirstSymbolIsFree(Good):
+    def log_probs(self, x, context=None):
+        each = super().log_probs(x, context)
+        return torch.cat([0 * each[:, :1], each[:, 1:]], 1)
+
+
+class NeverImpossible(Good):
+    def log_probs(self, x, context=None):
+        return (super().log_probs(x, context).exp() + 1e-5).log()
+
+
+class ScoresAnotherDistribution(Good):
+    def log_probs(self, x, context=None):
+        logits = 1.1 * self.logits(x, context).double()
+        return logits.log_softmax(-1).gather(-1, x[..., None])[..., 0]
+
+
+class LossForgetsTheLastItem(Good):
+    def loss(self, x, context=None):
+        return super().loss(x[:-1], None if context is None else context[:-1])
+
+
+class NatsInSinglePrecision(Good):
+    def log_prob(self, x, context=None):
+        return super().log_prob(x, context).float()
+
+
+class MeanOfSymbols(Good):
+    def log_prob(self, x, context=None):
+        return self.log_probs(x, context).flatten(1).mean(1)
+
+
+class ExpWithoutMaximum(Good):
+    def log_probs(self, x, context=None):
+        p = self.logits(x, context).exp()
+        return (p / p.sum(-1, keepdim=True)).log().gather(-1, x[..., None])[..., 0]
+
+
+class MaskThatLargeScoresBeat(Good):
+    """Attention over everything, the future kept out by adding −10,000 to its scores."""
+
+    def hidden(self, flat):
+        n = flat.shape[1]
+        e = self.embed(F.pad(flat, (1, 0), value=self.symbols)[:, :n])
+        future = torch.ones(n, n, dtype=torch.bool).triu(1)
+        scores = e @ self.mix.weight[..., 0] @ e.mT - 1e4 * future
+        return scores.softmax(-1) @ e
+
+
+# ---- causality ----
+
+
+class SeesItself(Good):
+    """A kernel padded "same": one place too far to the right."""
+
+    def hidden(self, flat):
+        past = F.pad(flat, (self.window - 1, 0), value=self.symbols)
+        return self.mix(self.embed(past).mT).mT
+
+
+class SeesTheNext(Good):
+    def hidden(self, flat):
+        h = super().hidden(flat)
+        return h + F.pad(self.embed(flat)[:, 1:], (0, 0, 0, 1))
+
+
+class SeesTheRowBelow(Good):
+    """Two columns: the symbol two places on is the pixel below."""
+
+    def hidden(self, flat):
+        return super().hidden(flat) + F.pad(self.embed(flat)[:, 2:], (0, 0, 0, 2))
+
+
+class ColoursInTheWrongOrder(Good):
+    """Blue first, although the order of the chain says red first."""
+
+    def logits(self, x, context=None):
+        return super().logits(x.flip(-1), context).flip(-2)
+
+
+class ColoursAreIndependent(Good):
+    def logits(self, x, context=None):
+        one = [
+            super(ColoursAreIndependent, self).logits(self.without(x, c), context) for c in range(x.shape[-1])
+        ]
+        return torch.stack([full[..., c, :] for c, full in enumerate(one)], -2)
+
+    def without(self, x, c):
+        """x of which channel c sees no other channel at its own pixel: those of the last pixel."""
+        x = x.clone()
+        x[:, -1, -1, :c] = 0
+        return x
+
+
+class BlindSpot(Good):
+    def hidden(self, flat):
+        past = F.pad(flat, (self.window, 0), value=self.symbols)[:, : self.window + flat.shape[1] - 1]
+        seen = torch.ones(self.window)
+        seen[-2] = 0  # all but the symbol before the last one
+        return F.conv1d(self.embed(past).mT, self.mix.weight * seen, self.mix.bias).mT
+
+
+class SeesTooLittle(Good):
+    def __init__(self, symbols: int = 3, window: int = 2, width: int = 12, classes: int = 0):
+        super().__init__(symbols, window, width, classes)
+
+
+class NormalisesOverTime(Good):
+    def hidden(self, flat):
+        h = super().hidden(flat)
+        return (h - h.mean(1, keepdim=True)) / (h.std(1, keepdim=True) + 1) if self.training else h
+
+
+class NormalisesOverItems(Good):
+    def hidden(self, flat):
+        h = super().hidden(flat)
+        return h - h.mean(0) if self.training else h
+
+
+class ClassIsIgnored(Good):
+    def of_items(self, context):
+        return 0 * context
+
+
+class ClassOfTheFirstItem(Good):
+    def of_items(self, context):
+        return context[:1].expand(len(context))
+
+
+class PaddedWithLevelZero(Good):
+    def hidden(self, flat):
+        past = F.pad(flat, (self.window, 0), value=0)[:, : self.window + flat.shape[1] - 1]
+        return self.mix(self.embed(past).mT).mT
+
+
+# ---- the walk ----
+
+
+class StepLags(Good):
+    def step(self, state, symbol=None):
+        held, state.held = getattr(state, "held", None), symbol
+        if held is None:
+            logits = self.logits(state.x, state.context).reshape(len(state.x), -1, self.symbols)
+            return logits[:, 0], state
+        return super().step(state, held)
+
+
+class StateInTheModule(Good):
+    """The second walk of a batch of the same size goes on with the symbols of the first."""
+
+    seen = torch.zeros(0, 0, dtype=torch.long)
+
+    def start(self, batch, event, context=None):
+        if len(self.seen) != batch:
+            self.seen = torch.zeros(batch, 0, dtype=torch.long)
+
+    def step(self, state, symbol=None):
+        if symbol is not None:
+            self.seen = torch.cat([self.seen, symbol[:, None].long()], 1)
+        return self.logits(F.pad(self.seen, (0, 1)))[:, -1], state
+
+
+class StateThatCannotBranch(Good):
+    """What is known lies in the module: a copy of the state shares it."""
+
+    def start(self, batch, event, context=None):
+        state = super().start(batch, event, context)
+        object.__setattr__(self, "shared", state.x)
+        return state
+
+    def step(self, state, symbol=None):
+        state.x = self.shared
+        return super().step(state, symbol)
+
+
+class StepForgetsTheClass(Good):
+    def start(self, batch, event, context=None):
+        return super().start(batch, event, 0 * context)
+
+
+class StepInSinglePrecision(Good):
+    def step(self, state, symbol=None):
+        logits, state = super().step(state, symbol)
+        return logits.float(), state
+
+
+# ---- samplers and completions ----
+
+
+def off_by_one(chain, n=16, event=None, context=None, **more):
+    return (sample(chain, n, event, context, **more) + 1) % chain.symbols
+
+
+def off_by_one_in_the_last_symbol(chain, n=16, event=None, context=None, **more):
+    x = sample(chain, n, event, context, **more)
+    x[..., -1] = (x[..., -1] + 1) % chain.symbols
+    return x
+
+
+def without(option):
+    """A sampler that ignores an option."""
+
+    def broken(chain, n=16, event=None, context=None, **more):
+        more.pop(option, None)
+        return sample(chain, n, event, context, **more)
+
+    return broken
+
+
+def filters_by_default(chain, n=16, event=None, context=None, *, top_p=0.9, **more):
+    return sample(chain, n, event, context, top_p=top_p, **more)
+
+
+def always_filters(chain, n=16, event=None, context=None, *, top_p=1.0, **more):
+    return sample(chain, n, event, context, top_p=min(top_p, 0.8), **more)
+
+
+def one_stream_for_the_batch(chain, n=16, event=None, context=None, *, first=0, seed=0, **more):
+    return sample(chain, n, event, context, seed=seed + 1000 * n, **more)
+
+
+def every_item_the_same(chain, n=16, event=None, context=None, *, first=0, **more):
+    return np.concatenate(
+        [sample(chain, 1, event, None if context is None else context[i : i + 1], **more) for i in range(n)]
+    )
+
+
+def never_greedy(chain, n=16, event=None, context=None, *, temperature=1.0, **more):
+    return sample(chain, n, event, context, temperature=max(temperature, 0.8), **more)
+
+
+def draws_globally(chain, n=16, event=None, context=None, **more):
+    return sample(chain, n, event, context, **{**more, "seed": int(torch.randint(1 << 20, ()))})
+
+
+def redraws_all(chain, x, known, n=4, context=None, **more):
+    return sample(chain, n, x.shape, context, **more)
+
+
+def pastes_what_is_known(chain, x, known, n=4, context=None, **more):
+    drawn = sample(chain, n, x.shape, context, **more)
+    drawn[:, known] = x[known]
+    return drawn
+
+
+def keeps_what_is_unknown(chain, x, known, n=4, context=None, **more):
+    drawn = complete(chain, x, known, n, context, **more)
+    return np.repeat(x[None], n, 0) if known.any() else drawn
+
+
+def completes_the_first_class(chain, x, known, n=4, context=None, **more):
+    return complete(chain, x, known, n, None if context is None else 0 * context, **more)
+
+
+# ---- weights, gradients, files, seeds ----
+
+
+class UnusedParameter(Good):
+    def __init__(self, symbols: int = 3):
+        super().__init__(symbols)
+        self.unused = nn.Linear(2, 2)
+
+
+class UselessParameter(Good):
+    def __init__(self, symbols: int = 3):
+        super().__init__(symbols)
+        self.useless = nn.Parameter(torch.ones(2))
+
+    def hidden(self, flat):
+        return super().hidden(flat) + 0 * self.useless.sum()
+
+
+class HalfDetached(Good):
+    def hidden(self, flat):
+        h = super().hidden(flat)
+        return h - 0.5 * h + 0.5 * h.detach()
+
+
+class LossIsNotTheLikelihoodsSlope(Good):
+    def loss(self, x, context=None):
+        loss = super().loss(x, context)
+        return loss + loss.detach() * loss
+
+
+class Deaf(Good):
+    def hidden(self, flat):
+        return 0 * super().hidden(flat)
+
+
+class BuiltFromAnAttribute(Good):
+    gain = 1.0
+
+    def hidden(self, flat):
+        return self.gain * super().hidden(flat)
+
+
+class SecretBuffer(Good):
+    """Something else than arguments and weights decides what it says."""
+
+    def __init__(self, symbols: int = 3):
+        super().__init__(symbols)
+        self.register_buffer(
+            "noise", torch.from_numpy(np.random.default_rng().random(12, np.float32)), persistent=False
+        )
+
+    def hidden(self, flat):
+        return super().hidden(flat) + self.noise
+
+
+class OwnDice(Good):
+    def __init__(self, symbols: int = 3):
+        super().__init__(symbols)
+        nn.init.constant_(self.out.bias, float(np.random.default_rng().random()))
+
+
+class GlobalDice(Good):
+    def hidden(self, flat):
+        return super().hidden(flat) + torch.rand(())
+
+
+class SeedsTheWorld(Good):
+    def start(self, batch, event, context=None):
+        torch.manual_seed(0)
+        return super().start(batch, event, context)
+
+
+class SeedIsIgnored(Good):
+    def __init__(self, symbols: int = 3):
+        super().__init__(symbols)
+        for p in self.parameters():
+            nn.init.constant_(p, 0.1)
+
+
+TABLE = {
+    cls.__name__: f"{cls.__module__}:{cls.__name__}"
+    for cls in [
+        Good,
+        SecretBuffer,
+        OwnDice,
+        GlobalDice,
+        SeedsTheWorld,
+        SeedIsIgnored,
+        BuiltFromAnAttribute,
+    ]
+}
+
+
+@pytest.fixture(autouse=True)
+def _classes_of_this_file(monkeypatch):
+    """Let the store find the classes of this file, which is no module that could be imported."""
+    resolve = store.resolve
+    monkeypatch.setattr(
+        store, "resolve", lambda name, table: globals()[name] if table is TABLE else resolve(name, table)
+    )
+
+
+def ready(cls, event=TEXT, **settings):
+    """An instance with random weights in float64."""
+    return randomised(cls(**settings), event)
+
+
+def check_built_alike(cls, event=TEXT):
+    check_seed(cls.__name__, {"symbols": 3}, TABLE, event)
+
+
+def check_stored(chain, event=TEXT):
+    check_store(chain, event, TABLE)
+
+
+ALL = {
+    "sums to one": check_sums_to_one,
+    "extremes": check_extremes,
+    "smallest": check_smallest,
+    "causality": check_causality,
+    "causality in training": partial(check_causality, training=True),
+    "items": check_items_are_independent,
+    "items in training": partial(check_items_are_independent, training=True),
+    "classes": check_classes,
+    "walk": check_walk,
+    "branches": check_branches,
+    "samples": check_samples,
+    "greedy": check_greedy,
+    "seeds": check_seeds,
+    "complete": check_complete,
+    "gradients": check_gradients,
+    "overfits": check_overfits,
+}
+
+
+@pytest.mark.parametrize("classes", [0, 2])
+@pytest.mark.parametrize("check", ALL)
+def test_a_good_chain_passes(check, classes):
+    ALL[check](ready(Good, symbols=3, classes=classes), TEXT)
+
+
+def test_a_good_chain_passes_for_images_padding_files_and_seeds():
+    check_causality(ready(Good, IMAGE, symbols=2), IMAGE)
+    check_padding(ready(Good, symbols=3, window=2), (6,))
+    check_stored(Good())
+    check_built_alike(Good)
+
+
+def test_every_check_is_tried_on_something_broken():
+    checks = {name for name in vars(contracts) if name.startswith("check_")}
+    tried = {getattr(check, "func", check).__name__ for check, *_ in [*BROKEN, *SAMPLERS, *COMPLETERS]}
+    assert checks == tried | {"check_store", "check_seed"}  # these two are tried further down
+
+
+BROKEN = [
+    (check_sums_to_one, FirstSymbolIsFree, {}, TEXT),
+    (check_sums_to_one, NeverImpossible, {}, TEXT),
+    (check_sums_to_one, ScoresAnotherDistribution, {}, TEXT),
+    (check_sums_to_one, LossForgetsTheLastItem, {}, TEXT),
+    (check_sums_to_one, NatsInSinglePrecision, {}, TEXT),
+    (check_sums_to_one, SeesItself, {}, TEXT),
+    (check_sums_to_one, MeanOfSymbols, {}, TEXT),
+    (check_smallest, MeanOfSymbols, {}, TEXT),
+    (check_extremes, ExpWithoutMaximum, {}, TEXT),
+    (check_extremes, MaskThatLargeScoresBeat, {}, TEXT),
+    (check_causality, SeesItself, {}, TEXT),
+    (check_causality, SeesTheNext, {}, TEXT),
+    (check_causality, SeesTheRowBelow, {}, (3, 2, 1)),
+    (check_causality, ColoursInTheWrongOrder, {}, IMAGE),
+    (check_causality, ColoursAreIndependent, {}, IMAGE),
+    (check_causality, BlindSpot, {}, TEXT),
+    (check_causality, SeesTooLittle, {}, TEXT),
+    (partial(check_causality, training=True), NormalisesOverTime, {}, TEXT),
+    (partial(check_causality, reach=None, training=True), NormalisesOverTime, {}, TEXT),
+    (partial(check_items_are_independent, training=True), NormalisesOverItems, {}, TEXT),
+    (check_classes, ClassIsIgnored, {"classes": 2}, TEXT),
+    (check_classes, ClassOfTheFirstItem, {"classes": 2}, TEXT),
+    (check_padding, PaddedWithLevelZero, {"window": 2}, (6,)),
+    (check_walk, StepLags, {}, TEXT),
+    (check_walk, StateInTheModule, {}, TEXT),
+    (check_walk, StepForgetsTheClass, {"classes": 2}, TEXT),
+    (check_walk, StepInSinglePrecision, {}, TEXT),
+    (check_branches, StateThatCannotBranch, {}, (8,)),
+    (check_walk, StateThatCannotBranch, {}, (8,)),
+    (check_gradients, UnusedParameter, {}, TEXT),
+    (check_gradients, UselessParameter, {}, TEXT),
+    (check_gradients, HalfDetached, {}, TEXT),
+    (check_gradients, LossIsNotTheLikelihoodsSlope, {}, TEXT),
+    (check_overfits, Deaf, {}, TEXT),
+]
+SAMPLERS = [
+    (check_samples, off_by_one),
+    (check_samples, off_by_one_in_the_last_symbol),
+    (check_samples, without("temperature")),
+    (check_samples, without("top_p")),
+    (check_samples, filters_by_default),
+    (check_samples, always_filters),
+    (check_seeds, without("first")),
+    (check_seeds, without("seed")),
+    (check_seeds, one_stream_for_the_batch),
+    (check_seeds, every_item_the_same),
+    (check_seeds, draws_globally),
+    (check_greedy, never_greedy),
+    (check_greedy, without("top_p")),
+    (check_greedy, without("temperature")),
+]
+COMPLETERS = [
+    (check_complete, redraws_all),
+    (check_complete, pastes_what_is_known),
+    (check_complete, keeps_what_is_unknown),
+    (check_complete, completes_the_first_class),
+]
+
+
+def label(case):
+    check, broken, *_ = case
+    return f"{getattr(check, 'func', check).__name__}-{broken.__qualname__}"
+
+
+@pytest.mark.parametrize("case", BROKEN, ids=label)
+def test_broken_chains_are_caught(case):
+    check, cls, settings, event = case
+    with pytest.raises(AssertionError):
+        check(ready(cls, event, **settings), event)
+
+
+@pytest.mark.parametrize("classes", [0, 2])
+@pytest.mark.parametrize(("check", "broken"), SAMPLERS)
+def test_broken_samplers_are_caught(check, broken, classes):
+    with pytest.raises(AssertionError):
+        check(ready(Good, classes=classes), TEXT, sample=broken)
+
+
+@pytest.mark.parametrize("broken", [broken for _, broken in COMPLETERS])
+def test_broken_completions_are_caught(broken):
+    with pytest.raises(AssertionError):
+        check_complete(ready(Good, classes=2), TEXT, complete=broken)
+
+
+@pytest.mark.parametrize("cls", [OwnDice, GlobalDice, SeedsTheWorld, SeedIsIgnored])
+def test_broken_seeds_are_caught(cls):
+    with torch.random.fork_rng(devices=[]), pytest.raises(AssertionError):
+        check_built_alike(cls)
+
+
+def test_broken_files_are_caught():
+    with pytest.raises(AssertionError, match="other bits"):
+        check_stored(SecretBuffer())
+    changed = BuiltFromAnAttribute()
+    changed.gain = 2.0
+    with pytest.raises(AssertionError, match="other bits"):
+        check_stored(changed)
+
+
+def test_a_hash_that_leaves_out_the_weights_is_caught(monkeypatch):
+    monkeypatch.setattr(store, "sha256", lambda model, table: str(store.arguments(model)))
+    with pytest.raises(AssertionError, match="does not count"):
+        check_stored(Good())
+
+
+# ---- the real chains, damaged ----
+
+
+def gated(event=(5, 5, 1), **settings):
+    options = {**GatedPixelCNN.SIZES["tiny"], "symbols": 3, "channels": event[-1], **settings}
+    return randomised(GatedPixelCNN(**options), event)
+
+
+def sees(chain, event):
+    from test_chains import neighbourhood
+
+    return neighbourhood(chain, event)
+
+
+def same(x):
+    return x
+
+
+def one_row_down_too_far(x):
+    return F.pad(x, (0, 0, 2, 0))[:, :, :-2]
+
+
+def one_place_up(x):
+    return F.pad(x, (0, 0, 0, 1))[:, :, 1:]
+
+
+GATED = [
+    ("down", same, (5, 5, 1), "leaks into"),
+    ("right", same, (5, 5, 1), "leaks into"),
+    ("down", one_place_up, (5, 5, 1), "leaks into"),
+    ("down", one_row_down_too_far, (5, 5, 1), "must reach"),
+]
+
+
+@pytest.mark.parametrize(("name", "broken", "event", "message"), GATED)
+def test_a_gated_pixelcnn_with_a_wrong_shift_is_caught(monkeypatch, name, broken, event, message):
+    chain = gated(event)
+    check_causality(chain, event, sees)
+    monkeypatch.setattr(gated_pixelcnn, name, broken)
+    with pytest.raises(AssertionError, match=message):
+        check_causality(chain, event, sees)
+
+
+def test_a_gated_pixelcnn_with_kernels_that_reach_ahead_is_caught(monkeypatch):
+    chain = gated()
+
+    def below(self, x):
+        rows, n = self.kernel_size
+        return nn.Conv2d.forward(self, F.pad(x, (n // 2, n // 2, 0, rows - 1)))
+
+    monkeypatch.setattr(conv.RowsAbove, "forward", below)
+    with pytest.raises(AssertionError, match="leaks into"):
+        check_causality(chain, (5, 5, 1), sees)
+    monkeypatch.undo()
+    monkeypatch.setattr(
+        conv.LeftOf,
+        "forward",
+        lambda self, x: nn.Conv2d.forward(self, F.pad(x, (0, self.kernel_size[1] - 1))),
+    )
+    with pytest.raises(AssertionError, match="leaks into"):
+        check_causality(chain, (5, 5, 1), sees)
+
+
+def test_a_gated_pixelcnn_without_the_link_has_a_blind_spot():
+    chain = gated()
+    with torch.no_grad():
+        for layer in chain.layers:
+            layer.link.weight.zero_()
+    with pytest.raises(AssertionError, match="must reach"):
+        check_causality(chain, (5, 5, 1), sees)
+
+
+@pytest.mark.parametrize("event", [(3, 3, 3), (1, 1, 3)])
+def test_a_gated_pixelcnn_with_confused_channels_is_caught(monkeypatch, event):
+    chain = gated(event)
+    check_causality(chain, event, sees)
+    with monkeypatch.context() as damaged:
+        forward = gated_pixelcnn.ChannelHead.forward
+        damaged.setattr(
+            gated_pixelcnn.ChannelHead, "forward", lambda self, h, x: forward(self, h, x.flip(-1))
+        )
+        with pytest.raises(AssertionError, match="leaks into"):
+            check_causality(chain, event, sees)
+    with torch.no_grad():
+        for table in chain.head.from_channel:
+            table.coefficients.zero_()
+    with pytest.raises(AssertionError, match="must reach"):
+        check_causality(chain, event, sees)
+
+
+def test_a_gated_pixelcnn_that_pads_with_a_level_is_caught(monkeypatch):
+    event = (9, 9, 1)
+    chain = gated(event, position=False, width=8, head=16)
+    with torch.no_grad():
+        for name, p in chain.named_parameters():
+            if name.endswith(".bias"):
+                p.zero_()  # what a later layer adds to the inside alone would tell it from the outside
+    check_padding(chain, event)
+    features = GatedPixelCNN._features
+
+    def levels_only(self, x):
+        planes = features(self, x).clone()
+        planes[:, self.channels :] = 0  # level 1 of 0, 1, 2 is the number 0 now, like the padding
+        return planes
+
+    monkeypatch.setattr(GatedPixelCNN, "_features", levels_only)
+    with pytest.raises(AssertionError, match="level 1 looks like the outside"):
+        check_padding(chain, event)
+
+
+def test_a_gated_pixelcnn_that_always_drops_out_is_caught(monkeypatch):
+    chain = gated((2, 3, 1), dropout=0.5)
+    check_walk(chain, (2, 3, 1))
+    dropout = F.dropout
+    monkeypatch.setattr(F, "dropout", lambda x, p, training: dropout(x, p, True))
+    with pytest.raises(AssertionError):
+        check_walk(chain, (2, 3, 1))
+
+
+def test_an_lstm_that_forgets_its_state_or_its_class_is_caught(monkeypatch):
+    chain = randomised(CharLSTM(symbols=3, width=4, classes=2), TEXT)
+    check_walk(chain, TEXT)
+    run = CharLSTM._run
+    for broken in (
+        lambda self, inputs, state, context: run(self, inputs, None, context),
+        lambda self, inputs, state, context: run(
+            self, inputs, state, context if inputs.shape[1] > 1 else 0 * context
+        ),
+    ):
+        monkeypatch.setattr(CharLSTM, "_run", broken)
+        with pytest.raises(AssertionError):
+            check_walk(chain, TEXT)
+
+
+def test_an_lstm_that_reads_both_ways_is_caught(monkeypatch):
+    chain = randomised(CharLSTM(symbols=3, width=4), TEXT)
+    monkeypatch.setattr(chain.lstm, "forward", lambda z, state: (z + z.flip(1).cumsum(1).flip(1), None))
+    with pytest.raises(AssertionError, match="leaks into"):
+        check_causality(chain, TEXT)
+
+
+def test_a_loop_that_draws_from_the_global_random_numbers_is_caught(monkeypatch):
+    args = {"symbols": 3, "width": 4, "dropout": 0.3}
+    check_seed("char-lstm", args, CHAINS, TEXT)
+
+    class Unprotected:
+        def __getattr__(self, name):
+            return getattr(torch.random, name)
+
+        def fork_rng(self, devices):
+            return contextlib.nullcontext()
+
+    class Torch:
+        random = Unprotected()
+
+        def __getattr__(self, name):
+            return getattr(torch, name)
+
+    monkeypatch.setattr(train, "torch", Torch())
+    with pytest.raises(AssertionError, match="random numbers have moved"):
+        check_seed("char-lstm", args, CHAINS, TEXT)
