@@ -123,7 +123,7 @@ def curve(series: Mapping[str, tuple[Sequence[float], Sequence[float]]], xlabel:
     return svg(figure)
 
 
-def histogram(series: Mapping[str, Sequence[float]], xlabel: str, ylabel: str = "items") -> str:
+def histogram(series: Mapping[str, Sequence[float] | np.ndarray], xlabel: str, ylabel: str = "items") -> str:
     """Named lists of numbers as overlaid histograms with common bins, an SVG picture."""
     figure, axes = blank(xlabel, ylabel)
     values = {name: np.asarray(v, float)[np.isfinite(v)] for name, v in series.items()}
@@ -250,13 +250,17 @@ def decodes(some: bytes) -> bool:
 
 
 def picture(character: str) -> str:
-    """A character as it can be shown: control characters, which HTML forbids, as their pictures or �."""
+    """A character of a text as it can be shown: line breaks and tabs stay, other controls are pictured."""
     code = ord(character)
-    if character in "\n\t":
+    if character in "\n\t" or visible(character):
         return character
-    if code < 32:
-        return chr(0x2400 + code)
-    return "\ufffd" if unicodedata.category(character) in ("Cc", "Cs", "Co", "Cn") else character
+    return chr(0x2400 + code) if code < 32 else "\ufffd"
+
+
+def visible(character: str) -> bool:
+    """Whether a character is one to see, or a joiner of emoji; none that controls, hides or turns text."""
+    hidden = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
+    return character in "\u200c\u200d" or unicodedata.category(character) not in hidden
 
 
 def show_text(text: np.ndarray) -> str:

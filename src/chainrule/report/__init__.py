@@ -86,7 +86,12 @@ class Subject:
     @property
     def levels(self) -> int:
         """K, as the data had it."""
-        return int(self.run.info.get("levels") or getattr(self.run.model, "symbols", 256))
+        return int(self.run.info["levels"])
+
+    @property
+    def unit(self) -> str:
+        """What bits are counted by: a text's symbols are bytes."""
+        return "bits/byte" if self.run.info.get("kind") == "text" else "bits/dim"
 
     @property
     def classes(self) -> list[str]:
@@ -128,6 +133,8 @@ def first_items(data: Dataset) -> Dataset:
     """The first ITEMS or SYMBOLS of the data, binarised once if need be."""
     sizes = np.cumsum([np.asarray(data.x[i]).size for i in range(min(len(data), ITEMS))])
     few = data.select(slice(0, max(1, int(np.searchsorted(sizes, SYMBOLS, side="right")))))
+    if few.kind == "text":
+        return replace(few, x=[np.asarray(text)[:SYMBOLS] for text in few.x])
     if not few.binarise:
         return few
     return replace(few, x=draw(few, np.arange(len(few)), seed=0, step=0), binarise=False)
@@ -142,19 +149,19 @@ def title(run: Run) -> str:
 
 
 def lead(run: Run) -> str:
-    """The sentence under the title."""
-    kind, items, event = (run.info.get(k) for k in ("kind", "items", "event"))
-    shape = " × ".join(str(n) for n in event) if event else "several sizes"
-    return f"{items or 'Some'} items of kind {kind or 'array'}, {shape}, {run.info.get('levels', '?')} levels a symbol."
+    """The sentence under the title: how much of what."""
+    items, event, kind, levels = (run.info.get(k) for k in ("items", "event", "kind", "levels"))
+    shape = " × ".join(f"{n:,}" for n in event) if event else "several sizes"
+    return f"Fitted to {kind} data, {shape}, {levels} levels a symbol; {items:,} in all."
 
 
 def numbers(subject: Subject) -> dict[str, str]:
     """What stands large at the top."""
     found = {}
     if subject.scores is not None:
-        found[f"{len(subject.scores.nats):,} {subject.what}"] = f"{subject.scores.bits_per_dim:.4f} bits/dim, exact"
-        if subject.run.info.get("kind") != "text":
-            found["an item, on average"] = f"{subject.scores.nats_per_item:.2f} nats"
+        found[subject.what] = f"{subject.scores.bits_per_dim:.4f} {subject.unit}, exact"
+        if subject.run.info.get("kind") == "image":
+            found["an image, on average"] = f"{subject.scores.nats_per_item:.2f} nats"
     trained = subject.run.info.get("trained") or {}
     if "seconds" in trained:
         number, unit = sections.duration(trained["seconds"]).split(" ", 1)
@@ -232,7 +239,7 @@ def spread(subject: Subject) -> str:
     if subject.scores is None or len(subject.scores.nats) < 8:
         return ""
     what = f"{len(subject.scores.nats):,} {subject.what}"
-    return sections.scores_section(subject.scores.each(), subject.scores.bits_per_dim, what)
+    return sections.scores_section(subject.scores.each(), subject.scores.bits_per_dim, what, subject.unit)
 
 
 def codecs(subject: Subject) -> str:
@@ -243,12 +250,14 @@ def codecs(subject: Subject) -> str:
     n = max(1, int(np.searchsorted(np.cumsum(sizes), CODEC_SYMBOLS, side="right")))
     bits = float(subject.scores.nats[:n].sum() / math.log(2) / sizes[:n].sum())
     what = f"the first {min(n, len(sizes)):,} of {len(sizes):,} {subject.what}, {sizes[:n].sum():,} symbols"
-    return sections.codecs_section(codec_table(subject.events(n), subject.levels), bits, subject.levels, what)
+    rows = codec_table(subject.events(n), subject.levels)
+    return sections.codecs_section(rows, bits, subject.levels, what, subject.unit)
 
 
 def training(subject: Subject) -> str:
     """The training curve."""
-    return sections.training_section(subject.run.metrics() if subject.run.path.is_dir() else [])
+    lines = subject.run.metrics() if subject.run.path.is_dir() else []
+    return sections.training_section(lines, subject.unit)
 
 
 def texts(subject: Subject) -> str:
@@ -286,14 +295,15 @@ def reconstructions(subject: Subject) -> str:
 def facts(subject: Subject) -> str:
     """run.json as a table, and the commands."""
     info, run = subject.run.info, subject.run
-    known = {
+    known: dict[str, Any] = {
         "model": info["model"],
-        "its arguments": ", ".join(f"{k}={v}" for k, v in info.get("args", {}).items()),
-        "data": info.get("data"),
+        "its arguments": listed(info["args"]),
+        "fitted to": info.get("data"),
+        "seed": info.get("seed"),
+        "threads": info.get("threads"),
         "items on this page": subject.what,
-        **{k: info[k] for k in ("items", "levels", "seed", "threads") if k in info},
         "held out": held_out(info),
-        "versions": ", ".join(f"{k} {v}" for k, v in info.get("versions", {}).items()),
+        "versions": listed(info.get("versions", {})),
         "identity (SHA-256)": store.sha256(run.model, TABLE),
     }
     lines = [fit_command(run), f"chainrule report {shlex.quote(str(run.path))}"]
@@ -357,6 +367,11 @@ def classes_in_turn(subject: Subject, n: int) -> torch.Tensor | None:
     return torch.arange(n) % subject.run.chain.classes if subject.run.chain.classes else None
 
 
+def listed(pairs: dict[str, Any]) -> str:
+    """`a=1, b=2`."""
+    return ", ".join(f"{k}={v}" for k, v in sorted(pairs.items()))
+
+
 def held_out(info: dict[str, Any]) -> str:
     """The score that the training ended with."""
     held = info.get("held_out")
@@ -369,9 +384,9 @@ def fit_command(run: Run) -> str:
     """The command line that makes this run again, but for options of the model given with --set."""
     info = run.info
     words = ["chainrule", "fit", str(info.get("data") or "DATA"), "--model", info["model"]]
-    budget = {k: v for k, v in (info.get("budget") or {}).items() if v is not None}
+    budget = (info.get("budget") or {}) if isinstance(run.model, Chain) else {}
     options = {"size": info.get("size"), **budget, "seed": info.get("seed"), "holdout": info.get("holdout")}
     for name, value in options.items():
-        words += [f"--{name}", str(value)] if value is not None else []
+        words += [f"--{name}", f"{value:g}" if isinstance(value, float) else str(value)] if value else []
     words += ["--conditional"] if info.get("conditional") else []
     return shlex.join([*words, "-o", str(run.path)])

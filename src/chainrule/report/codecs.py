@@ -84,7 +84,7 @@ def smallest(name: str, sizes: dict[str, int], symbols: int) -> Codec:
 def is_image(event) -> bool:
     """Whether PNG and WebP can hold an event: (H, W, 1 or 3)."""
     shape = np.shape(event)
-    return len(shape) == 3 and shape[2] in (1, 3) and 0 < min(shape) and max(shape[:2]) <= SHEET_SIDE
+    return len(shape) == 3 and shape[2] in (1, 3) and min(shape) > 0 and max(shape[:2]) <= SHEET_SIDE
 
 
 def image_forms(event: np.ndarray, levels: int) -> Iterator[tuple[str, Image.Image]]:
@@ -106,7 +106,7 @@ def spread(data: np.ndarray, levels: int) -> np.ndarray:
 
 
 def with_palette(data: np.ndarray, levels: int) -> Image.Image:
-    """Symbols (H, W) as numbers of the `levels` colours of a palette: PNG then takes as few bits as it can."""
+    """Symbols (H, W) as numbers of the `levels` colours of a palette: PNG then takes fewer bits."""
     image = Image.fromarray(data)
     image.putpalette(np.repeat(spread(np.arange(levels), levels), 3).tobytes())
     return image
@@ -114,11 +114,11 @@ def with_palette(data: np.ndarray, levels: int) -> Image.Image:
 
 def byte_forms(events, levels: int) -> Iterator[tuple[str, bytes]]:
     """All events one after the other as bytes: (form, bytes)."""
-    kind = np.uint8 if levels <= 256 else np.dtype("<u2") if levels <= 65536 else np.dtype("<i8")
-    flat = np.concatenate([np.asarray(e).reshape(-1) for e in events]).astype(kind)
+    kind = "u1" if levels <= 256 else "<u2" if levels <= 65536 else "<i8"
+    flat = np.concatenate([np.asarray(e).reshape(-1) for e in events]).astype(np.dtype(kind))
     yield f"{flat.itemsize} byte{'s' * (flat.itemsize > 1)} a symbol", flat.tobytes()
     if levels == 2:
-        yield "1 bit a symbol", np.packbits(flat).tobytes()
+        yield "1 bit a symbol", np.packbits(flat.astype(bool)).tobytes()
 
 
 def fits_a_sheet(events) -> bool:
@@ -157,9 +157,12 @@ def webp(quality: int, method: int) -> Encoder:
     return lambda image: save(image, format="WEBP", lossless=True, exact=True, quality=quality, method=method)
 
 
-PNG: list[tuple[str, Encoder]] = [
-    ("optimised by Pillow", lambda image: save(image, format="PNG", optimize=True))
-]
+def png(image: Image.Image) -> bytes:
+    """PNG, as small as Pillow makes it."""
+    return save(image, format="PNG", optimize=True)
+
+
+PNG: list[tuple[str, Encoder]] = [("optimised by Pillow", png)]
 WEBP: list[tuple[str, Encoder]] = [
     ("method 6, quality 100", webp(100, 6)),
     ("method 4, quality 75", webp(75, 4)),

@@ -6,7 +6,6 @@ Every builder gives HTML and escapes what it is given, so texts and file names c
 from __future__ import annotations
 
 import base64
-import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
@@ -62,8 +61,8 @@ img.drawing { width: 100%; max-width: 34rem; }
 .bars { max-width: 40rem; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .94rem; }
-th, td { text-align: left; vertical-align: top; padding: .32rem 1.2rem .32rem 0; border-bottom: 1px solid var(--line);
-  overflow-wrap: anywhere; }
+th, td { text-align: left; vertical-align: top; padding: .32rem 1.2rem .32rem 0; overflow-wrap: anywhere;
+  border-bottom: 1px solid var(--line); }
 th { font-weight: 500; color: var(--soft); }
 td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 pre, code { font-family: ui-monospace, "Cascadia Mono", Menlo, Consolas, monospace; font-size: .88rem; }
@@ -114,13 +113,7 @@ def page(
 
 def text(anything: Any) -> str:
     """Plain text as HTML: escaped, in one line, and � for characters that control, hide or turn text."""
-    return escape("".join(c if shows(c) else "\ufffd" for c in str(anything)))
-
-
-def shows(character: str) -> bool:
-    """Whether a character is one to see; the joiners of Persian, Hindi and emoji are."""
-    hidden = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
-    return character in "\u200c\u200d" or unicodedata.category(character) not in hidden
+    return escape("".join(c if plots.visible(c) else "\ufffd" for c in str(anything)))
 
 
 def tiles(numbers: Mapping[str, str]) -> str:

@@ -24,20 +24,21 @@ from chainrule.report.page import (
     text,
 )
 
+DIM = "bits/dim"
 ITEM = 96  # pixels at which a single image is shown
 
 Events = Sequence[np.ndarray] | np.ndarray
 
 
 def samples_section(samples: Events, real: Events, levels: int) -> str:
-    """New images beside as many real ones."""
+    """New images, and as many real ones beside them when there are any."""
+    shown = [figure(sheet(samples, levels), f"{len(samples)} sampled images", "drawn by the model")]
+    if len(real):
+        shown.append(figure(sheet(real, levels), f"{len(real)} real images", "real"))
     return section(
-        "Samples beside real data",
-        paragraph("Drawn by the model, one symbol after the other, and real images."),
-        row(
-            figure(sheet(samples, levels), f"{len(samples)} sampled images", "drawn by the model"),
-            figure(sheet(real, levels), f"{len(real)} real images", "real"),
-        ),
+        "Samples beside real data" if len(real) else "Samples",
+        paragraph("Drawn by the model, one symbol after the other."),
+        row(*shown),
     )
 
 
@@ -109,7 +110,7 @@ def surprise_section(
     )
 
 
-def items(events: Events, bits: np.ndarray, names: Sequence[str], levels: int, index: Sequence[int]) -> str:
+def items(events: Events, bits: np.ndarray, names: Sequence[str], levels: int, index: np.ndarray) -> str:
     """Images with their bits/dim and names under them."""
     cells = []
     for i in index:
@@ -120,18 +121,18 @@ def items(events: Events, bits: np.ndarray, names: Sequence[str], levels: int, i
     return f'<div class="items">{"".join(cells)}</div>'
 
 
-def scores_section(bits: np.ndarray, total: float, what: str) -> str:
+def scores_section(bits: np.ndarray, total: float, what: str, unit: str = DIM) -> str:
     """How the bits/dim (N,) of items are spread. `total` is that of all together, `what` says which items."""
     return half(
-        "Bits/dim of each item",
-        paragraph(f"{what}: {total:.4f} bits/dim over all symbols together, exact, every item counted once."),
+        f"{unit.capitalize()} of each item",
+        paragraph(f"{what}: {total:.4f} {unit} over all symbols together, exact, every item counted once."),
         drawing(
             plots.histogram({"items": bits}, "bits/dim"), f"Histogram of the bits/dim of {len(bits)} items"
         ),
     )
 
 
-def codecs_section(codecs: Sequence[Codec], model: float, levels: int, what: str) -> str:
+def codecs_section(codecs: Sequence[Codec], model: float, levels: int, what: str, unit: str = DIM) -> str:
     """The model's bits/dim beside those of codecs on the same items, as bars with numbers."""
     ours = "chainrule, this model"
     rows = sorted([(ours, model), *[(c.name, c.bits_per_dim) for c in codecs]], key=lambda r: r[1])
@@ -139,23 +140,24 @@ def codecs_section(codecs: Sequence[Codec], model: float, levels: int, what: str
     return section(
         "Beside other codecs",
         paragraph(
-            f"Lossless, bits a symbol on the same data: {what}. The codecs' numbers are whole files with their "
-            f"headers. The model's number is −log₂ p(x), which its archive reaches within a few bytes; the size of "
-            f"the model itself is not in it. A symbol has {levels} levels, {uniform:.3f} bits when all are equally "
-            f"likely; the codecs store it in 8-bit containers, in whichever form was smallest."
+            f"Lossless, bits a symbol on the same data: {what}. The codecs' numbers are whole files with "
+            f"their headers. The model's number is −log₂ p(x), which an archive needs but for its container "
+            f"and the model itself. A symbol has {levels} levels: {uniform:.3f} bits if all are equally "
+            f"likely. The codecs store it in 8 bits or, where that was smaller, in fewer."
         ),
-        plots.bars(rows, "bits/dim", own=[ours]),
+        plots.bars(rows, unit, own=[ours]),
         paragraph("Forms: " + "; ".join(f"{c.name}: {c.best}" for c in codecs) + ".", "note"),
     )
 
 
-def training_section(metrics: Sequence[Mapping[str, Any]]) -> str:
+def training_section(metrics: Sequence[Mapping[str, Any]], unit: str = DIM) -> str:
     """The training curve, from the lines of metrics.jsonl."""
-    lines = {
-        "training": [(m["seconds"], m["loss_bits"]) for m in metrics if "loss_bits" in m],
-        "held out": [(m["seconds"], m["val_bits"]) for m in metrics if "val_bits" in m],
-    }
-    series = {name: tuple(zip(*points, strict=True)) for name, points in lines.items() if points}
+    kinds = {"training": "loss_bits", "held out": "val_bits"}
+    series = {}
+    for name, key in kinds.items():
+        points = [(m["seconds"], m[key]) for m in metrics if key in m]
+        if points:
+            series[name] = [x for x, _ in points], [y for _, y in points]
     if not series:
         return ""
     last = metrics[-1]
@@ -163,8 +165,8 @@ def training_section(metrics: Sequence[Mapping[str, Any]]) -> str:
         "Training",
         paragraph(f"{last['step']:,} steps in {duration(last['seconds'])}."),
         drawing(
-            plots.curve(series, "seconds of training", "bits/dim"),
-            "Bits/dim of batches in training and of held-out items, falling with time",
+            plots.curve(series, "seconds of training", unit),
+            f"{unit.capitalize()} of batches in training and of held-out items, falling with time",
             "Training: a batch each. Held out: an estimate on part of the items that are kept from training.",
         ),
     )
@@ -179,9 +181,7 @@ def surprising_text_section(x: np.ndarray, bits: np.ndarray) -> str:
     """A text (T,) of bytes, coloured by the bits (T,) that each byte needed."""
     return section(
         "Where the model was surprised",
-        paragraph(
-            "Real text that the model was not shown: the deeper the ground, the more bits a letter needed."
-        ),
+        paragraph("Real text: the deeper the ground, the more bits a letter needed."),
         plots.surprise_text(x, bits),
         paragraph(f"{len(x):,} bytes at {float(np.mean(bits)):.3f} bits a byte.", "note"),
     )
@@ -203,9 +203,8 @@ def reconstructions_section(original: Events, decoded: Events, levels: int, erro
 
 def facts_section(facts: Mapping[str, Any], lines: Sequence[str] = (), heading: str = "Facts") -> str:
     """What was done, and the commands that do it again."""
-    return section(
-        heading, table(facts.items()), lines and "<h3>The commands</h3>", lines and commands(lines)
-    )  # fmt: skip
+    again = f"<h3>The commands</h3>\n{commands(lines)}" if lines else ""
+    return section("Facts", table(facts.items()), again)
 
 
 def note_section(heading: str, words: str) -> str:
@@ -217,7 +216,7 @@ def duration(seconds: float) -> str:
     """A length of time in words.
 
     >>> duration(7.26), duration(95), duration(7300)
-    ('7.3 seconds', '1 min 35 s', '2 h 2 min')
+    ('7.3 seconds', '1 min 35 s', '2 h 1 min')
     """
     if seconds < 60:
         return f"{seconds:.1f} seconds" if seconds >= 1 else f"{1000 * seconds:.0f} milliseconds"

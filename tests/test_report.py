@@ -1,0 +1,427 @@
+"""The page about a run: valid, self-contained, honest about its numbers, and deaf to hostile names."""
+
+import base64
+import io
+import json
+import lzma
+import math
+import re
+import shutil
+import subprocess
+from html import escape
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import chainrule
+from chainrule import plots
+from chainrule.data import load
+from chainrule.data.dataset import Dataset
+from chainrule.errors import ChainruleError
+from chainrule.models import open_run
+from chainrule.report import page, report, sections
+from chainrule.report.codecs import PNG, WEBP, codec_table, image_forms, sheet, spread, xz
+from chainrule.report.page import table, text, tiles
+
+VOID = {"meta", "link", "img", "br", "hr", "input"}
+HOSTILE = "\"><script>alert('x')</script>&amp;\u202e\x00\n<img src=//evil.example/x.png onerror=alert(1)>.png"
+
+
+class Page(HTMLParser):
+    """Reads a page strictly: what does not nest, repeat and quote as HTML5 wants is an error."""
+
+    def __init__(self, html):
+        super().__init__(convert_charrefs=True)
+        self.open, self.tags, self.seen, self.ids, self.doctype = [], [], "", set(), ""
+        self.feed(html)
+        self.close()
+        assert not self.open, f"never closed: {self.open}"
+
+    def handle_decl(self, decl):
+        self.doctype = decl
+
+    def handle_starttag(self, tag, attrs):
+        names = [name for name, _ in attrs]
+        assert len(names) == len(set(names)), f"<{tag}> repeats an attribute"
+        attributes = dict(attrs)
+        if "id" in attributes:
+            assert attributes["id"] not in self.ids
+            self.ids.add(attributes["id"])
+        if tag == "p" or tag in ("section", "figure", "table", "dl"):
+            assert "p" not in self.open, f"<{tag}> inside a paragraph"
+        self.tags.append((tag, attributes))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open, f"</{tag}> without a beginning"
+        assert self.open.pop() == tag, f"</{tag}> closes another tag"
+
+    def handle_data(self, data):
+        if "style" not in self.open:
+            self.seen += data
+
+    def images(self):
+        return [attributes for tag, attributes in self.tags if tag == "img"]
+
+
+def check(html):
+    """A valid page that asks nobody for anything and runs nothing."""
+    html.encode("utf-8")
+    found = Page(html)
+    assert html.startswith("<!DOCTYPE html>\n")
+    assert ("meta", {"charset": "utf-8"}) in found.tags
+    assert sum(tag == "title" for tag, _ in found.tags) == 1
+    assert sum(tag == "h1" for tag, _ in found.tags) == 1
+    assert not {"script", "iframe", "object", "embed", "base", "form"} & {tag for tag, _ in found.tags}
+    for tag, attributes in found.tags:
+        assert not [name for name in attributes if name.startswith("on")]
+        for name in ("src", "href", "action", "data", "poster", "srcset"):
+            assert attributes.get(name, "data:").startswith("data:"), f"<{tag}> asks for {attributes[name]}"
+    for attributes in found.images():
+        assert attributes["alt"].strip()
+    style = re.search(r"<style>(.*?)</style>", html, re.DOTALL).group(1)
+    assert "prefers-color-scheme: dark" in style
+    assert not re.search(r"url\(|@import|https?:", style)
+    assert all(shown in "\n\t" or ord(shown) >= 32 for shown in found.seen)
+    return found
+
+
+# ---- the frame and the cards ---------------------------------------------------------------------------
+
+
+def digits(n=8):
+    return np.asarray(load("digits").x[:n])
+
+
+def every_card():
+    x, bits, known = digits(6), np.linspace(1, 2, 6), np.zeros((8, 8, 1), bool)
+    known[:4] = True
+    names = [f"{HOSTILE}{i}" for i in range(6)]
+    letters = np.frombuffer(HOSTILE.encode() + b"\xff", np.uint8)
+    metrics = [{"step": i, "seconds": i / 2, "loss_bits": 3 - i / 9, "val_bits": 3.0} for i in range(9)]
+    return [
+        sections.samples_section(x, x, 17),
+        sections.classes_section(x, [HOSTILE, "b"], 17),
+        sections.completions_section(x[:2], known, [x[:3], x[3:]], 17),
+        sections.surprise_section(x, bits, names, 17),
+        sections.scores_section(bits, 1.5, HOSTILE),
+        sections.codecs_section(codec_table(x, 17), 1.5, 17, HOSTILE),
+        sections.training_section(metrics),
+        sections.texts_section([letters], HOSTILE),
+        sections.surprising_text_section(letters, np.ones(len(letters))),
+        sections.reconstructions_section(x, x / 2, 17, 0.5, 4),
+        sections.facts_section({HOSTILE: HOSTILE, "seed": 0, "loss": 0.5}, [HOSTILE]),
+        sections.note_section(HOSTILE, HOSTILE),
+    ]
+
+
+def test_a_page_of_every_card_is_valid_and_hostile_names_are_only_words():
+    html = page(HOSTILE, every_card(), HOSTILE, {HOSTILE: "1.5 <b>"})
+    found = check(html)
+    assert "<script>alert('x')</script>" in found.seen  # as words to read
+    assert "&amp;" in found.seen  # not unescaped once too often
+    assert "\u202e" not in html
+    assert not [attributes for attributes in found.images() if "evil" in attributes["src"]]
+    assert not [name for _, attributes in found.tags for name in attributes if name.startswith("on")]
+
+
+def test_the_check_of_pages_catches_broken_ones():
+    good = page("a", [sections.note_section("b", "c")])
+    check(good)
+    for broken in (
+        good.replace("</section>", ""),
+        good.replace("<p>c</p>", "<p>c</p></div>"),
+        good.replace("<p>c</p>", '<img src="data:,">'),
+        good.replace("<p>c</p>", '<img alt="c" src="https://a.example/b.png">'),
+        good.replace("<p>c</p>", '<b onclick="x">c</b>'),
+        good.replace("<p>c</p>", "<script></script>"),
+        good.replace("<p>c</p>", "<p><table></table></p>"),
+    ):
+        with pytest.raises((AssertionError, KeyError)):
+            check(broken)
+
+
+def test_text_is_one_line_of_visible_characters():
+    assert text("a<b>&'\"") == "a&lt;b&gt;&amp;&#x27;&quot;"
+    assert text("a\u202eb\x00c\nd\u2028e\ufeff") == "a\ufffdb\ufffdc\ufffdd\ufffde\ufffd"
+    assert text("é 数 👩\u200d🔬") == "é 数 👩\u200d🔬"
+    assert text("\ud800") == "\ufffd"
+
+
+def test_tables_name_their_rows_and_columns():
+    html = table([("a", 1, 0.25)], head=["x", "y", "z"])
+    assert [tag for tag, _ in Page(html).tags].count("th") == 3
+    assert '<td class="number">0.25</td>' in html
+    assert '<th scope="row">a</th>' in table([("a", 1)])
+    assert tiles({}) == ""
+    assert Page(tiles({"speed": "12.5 images a second"})).seen == "speed12.5 images a second"
+
+
+def pictures(html):
+    """The pixels of every picture on a page."""
+    found = []
+    for attributes in Page(html).images():
+        kind, _, data = attributes["src"].partition(";base64,")
+        if kind == "data:image/png":
+            found.append(np.asarray(Image.open(io.BytesIO(base64.b64decode(data)))))
+    return found
+
+
+def test_the_most_surprising_item_comes_first_with_its_number():
+    x = np.zeros((5, 2, 2, 1), int) + np.arange(5)[:, None, None, None]
+    html = sections.surprise_section(x, np.array([1.0, 5.0, 2.0, 4.0, 3.0]), list("abcde"), levels=5, show=2)
+    assert [int(p[0, 0, 0]) for p in pictures(html)] == [64, 191, 0, 128]  # items b, d and a, c
+    order = re.findall(r"<b>([\d.]+) bits/dim</b>(\w)", html)
+    assert order == [("5.000", "b"), ("4.000", "d"), ("1.000", "a"), ("2.000", "c")]
+
+
+def test_completions_stand_in_rows_of_original_given_and_drawn():
+    x, known = np.full((2, 4, 4, 1), 16), np.zeros((4, 4, 1), bool)
+    known[:2] = True
+    (grid,) = pictures(sections.completions_section(x, known, [np.zeros((3, 4, 4, 1))] * 2, 17))
+    scale = (grid.shape[1] + plots.GAP) // 5 - plots.GAP
+    at = [grid[scale - 1, i * (scale + plots.GAP)].tolist() for i in range(5)]  # the lowest row of each cell
+    assert at == [[255] * 4, list(plots.MASKED), *[[0, 0, 0, 255]] * 3]
+    assert grid[0, scale + plots.GAP].tolist() == [255] * 4  # of which the upper half was given
+
+
+def test_cards_without_anything_to_show_are_left_out():
+    assert sections.training_section([]) == ""
+    assert sections.training_section([{"step": 1, "seconds": 1.0}]) == ""
+
+
+# ---- codecs --------------------------------------------------------------------------------------------
+
+
+def test_sizes_are_of_whole_files_over_all_symbols():
+    x = np.random.default_rng(0).integers(0, 256, (5, 6, 7, 3), dtype=np.uint8)
+    rows = {row.name: row for row in codec_table(x, 256)}
+    assert rows["xz -9e, one file"].bits_per_dim == pytest.approx(
+        8 * len(lzma.compress(x.tobytes(), preset=9 | lzma.PRESET_EXTREME)) / (5 * 6 * 7 * 3)
+    )
+    encode = PNG[0][1]
+    each = sum(len(encode(Image.fromarray(image))) for image in x)
+    assert rows["PNG, a file each"].bits_per_dim == pytest.approx(8 * each / x.size)
+    one = len(encode(Image.fromarray(sheet(x))))
+    assert rows["PNG, one sheet"].bits_per_dim == pytest.approx(8 * one / x.size)
+    assert all(row.bits_per_dim > 8 for row in rows.values())  # noise cannot be packed, and headers count
+
+
+@pytest.mark.parametrize("levels", [2, 5, 16, 17, 256])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_no_form_of_the_data_loses_anything(levels, channels):
+    x = np.random.default_rng(1).integers(0, levels, (9, 11, channels))
+    x.flat[:levels] = np.arange(levels)  # every level once
+    forms = dict(image_forms(x, levels))
+    assert "8 bits a symbol" in forms
+    for form, image in forms.items():
+        for setting, encode in (*PNG, *WEBP):
+            back = np.asarray(Image.open(io.BytesIO(encode(image))).convert("RGB"))[..., :channels]
+            for tones in (np.arange(levels), spread(np.arange(levels), levels)):
+                if (tones[x] == back).all():
+                    break
+            else:
+                pytest.fail(f"{form}, {setting} is not the image that went in")
+
+
+def test_fewer_levels_are_stored_in_fewer_bits():
+    noise = np.random.default_rng(2).integers(0, 2, (4, 32, 32, 1))
+    rows = {row.name: row for row in codec_table(noise, 2)}
+    assert rows["PNG, one sheet"].best.startswith("1 bit a symbol")
+    assert 1 < rows["PNG, one sheet"].bits_per_dim < 1.3
+    assert rows["xz -9e, one file"].best == "1 bit a symbol"
+    sixteen = np.random.default_rng(2).integers(0, 16, (4, 32, 32, 1))
+    assert 4 < {row.name: row for row in codec_table(sixteen, 16)}["PNG, one sheet"].bits_per_dim < 4.5
+
+
+def test_spread_levels_stay_apart():
+    for levels in range(2, 257):
+        tones = spread(np.arange(levels), levels)
+        assert len(set(tones.tolist())) == levels
+        assert (tones[0], tones[-1]) == (0, 255)
+
+
+def test_sheets_hold_every_image_in_its_place():
+    x = np.arange(1, 5 * 2 * 3 + 1).reshape(5, 2, 3, 1)
+    whole = sheet(x)
+    assert whole.shape == (4, 9, 1)
+    for i in range(5):
+        np.testing.assert_array_equal(whole[i // 3 * 2 :][:2, i % 3 * 3 :][:, :3], x[i])
+    assert not whole[2:, 6:].any()
+
+
+def test_what_is_no_image_of_one_size_is_measured_as_far_as_it_can_be():
+    mixed = [np.zeros((4, 5, 1), int), np.ones((6, 3, 3), int)]
+    names = [row.name for row in codec_table(mixed, 256)]
+    assert names == [
+        "PNG, a file each", "WebP lossless, a file each", "xz -9e, one file", "bzip2 -9, one file"
+    ]  # fmt: skip
+    words = [np.frombuffer(b"to be or not to be", np.uint8)]
+    assert [row.name for row in codec_table(words, 256)] == ["xz -9e, one file", "bzip2 -9, one file"]
+    wide = codec_table([np.arange(600)], 600)
+    assert wide[0].bits_per_dim == pytest.approx(8 * len(xz(np.arange(600).astype("<u2").tobytes())) / 600)
+    assert codec_table([], 256) == []
+
+
+@pytest.mark.data
+def test_codecs_on_cifar_are_those_of_the_literature(real_data):
+    x = np.asarray(load("cifar10-first4000", split="test").x[:30])
+    rows = {row.name: row.bits_per_dim for row in codec_table(x, 256)}
+    assert 5.6 < rows["PNG, a file each"] < 6.1  # 5.883 on all 500
+    assert 4.4 < rows["WebP lossless, a file each"] < 4.8  # 4.614
+    assert 5.8 < rows["xz -9e, one file"] < 6.4  # 6.064
+
+
+# ---- whole pages ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def image_run(tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "digits"
+    return chainrule.fit("digits", out=out, steps=3, size="tiny", conditional=True)
+
+
+@pytest.fixture(scope="module")
+def image_page(image_run, tmp_path_factory):
+    heard = []
+    path = report(image_run, tmp_path_factory.mktemp("pages") / "deep" / "er", listen=heard.append)
+    assert heard == ["samples", "classes", "completions", "surprise", "scores", "training", "codecs", "facts"]
+    assert [p.name for p in path.parent.iterdir()] == ["index.html"]
+    return path
+
+
+def test_the_page_of_an_image_chain(image_run, image_page):
+    html = image_page.read_text(encoding="utf-8")
+    found = check(html)
+    bits = image_run.info["held_out"]["bits_per_dim"]
+    assert f"{bits:.4f} bits/dim, exact" in found.seen
+    assert f"{bits:.3f}\xa0bits/dim" in found.seen  # the model's bar: same items, same number
+    assert f"{bits * 64 * math.log(2):.2f} nats" in found.seen
+    for heading in (
+        "Samples beside real data", "Samples of each class", "Completions", "Most and least surprising",
+        "Bits/dim of each item", "Training", "Beside other codecs", "Facts",
+    ):  # fmt: skip
+        assert heading in found.seen
+    assert "chainrule fit digits --model gated-pixelcnn --size tiny --steps 3" in found.seen
+    assert "--conditional" in found.seen
+    assert len(html) < 1_000_000
+
+
+def test_the_same_run_gives_the_same_page(image_run, image_page, tmp_path):
+    again = report(open_run(image_run.path), tmp_path)
+    assert again.read_bytes() == image_page.read_bytes()
+
+
+def test_the_page_of_a_text_chain(tmp_path):
+    words = "Fair is foul, and foul is fair: <b>hover</b> through the fog & filthy air.\n" * 40
+    (tmp_path / "a <b>.txt").write_text(words)
+    run = chainrule.fit(str(tmp_path / "a <b>.txt"), out=tmp_path / "run", steps=3, size="tiny")
+    found = check(report(run, tmp_path / "page").read_text(encoding="utf-8"))
+    assert "char-lstm on" in found.seen
+    assert "<b>hover</b> through the fog & filthy air." in found.seen
+    assert "bits/byte" in found.seen
+    assert "xz -9e, one file" in found.seen
+    assert "PNG" not in found.seen
+
+
+def test_the_page_of_an_array_chain(tmp_path):
+    x = np.random.default_rng(0).integers(0, 5, (40, 12))
+    np.save(tmp_path / "x.npy", x.astype(np.uint8))
+    run = chainrule.fit(str(tmp_path / "x.npy"), "uniform", out=tmp_path / "run", steps=1)
+    assert "8.0000 bits/dim" in check(report(run, tmp_path / "page").read_text(encoding="utf-8")).seen
+
+
+def test_the_page_of_a_code(tmp_path):
+    run = chainrule.fit("digits", "pca", out=tmp_path / "run", settings={"n_components": 7})
+    found = check(report(run, tmp_path / "page").read_text(encoding="utf-8"))
+    assert "Each image became 7 numbers" in found.seen
+    assert "pca on digits" in found.seen
+
+
+def test_a_run_whose_data_are_gone_still_has_a_page(tmp_path):
+    x = np.random.default_rng(0).integers(0, 2, (30, 4, 4, 1), dtype=np.uint8)
+    path = tmp_path / "x.npy"
+    np.save(path, x)
+    run = chainrule.fit(str(path), out=tmp_path / "run", steps=2, size="tiny")
+    path.unlink()
+    found = check(report(run, tmp_path / "page").read_text(encoding="utf-8"))
+    assert "No data to show" in found.seen
+    assert "Facts" in found.seen
+    assert "x.npy" in found.seen
+
+
+def test_data_can_be_given_and_may_differ_in_size(tmp_path, image_run):
+    rng = np.random.default_rng(0)
+    mixed = [rng.integers(0, 17, (h, w, 1)) for h, w in ((6, 9), (8, 8), (9, 6))]
+    data = Dataset(mixed, 17, "image", ["a", HOSTILE, "c"], np.array([0, 1, 2]), source="mine")
+    found = check(report(image_run, tmp_path, data=data).read_text(encoding="utf-8"))
+    assert "the items of mine" in found.seen
+    assert "PNG, a file each" in found.seen
+    assert "PNG, one sheet" not in found.seen
+
+
+def test_what_would_take_too_long_is_told_instead_of_drawn(image_run, tmp_path, monkeypatch):
+    monkeypatch.setattr("chainrule.report.PATIENCE", 0.0)
+    found = check(report(image_run, tmp_path).read_text(encoding="utf-8"))
+    assert "Drawing these would take more than" in found.seen
+    assert f"chainrule sample {image_run.path}" in found.seen
+    assert "Most and least surprising" in found.seen
+
+
+def test_a_page_that_cannot_be_written_is_one_clear_line(image_run, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ChainruleError, match="cannot write the page into"):
+        report(image_run, tmp_path / "file")
+
+
+# ---- in a browser --------------------------------------------------------------------------------------
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+in_browser = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here to open the page with")
+
+
+def chromium(folder, page, *options):
+    """Run Chromium without a window, without a network, on one file."""
+    quiet = [
+        "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
+        "--disable-background-networking", "--disable-component-update", "--hide-scrollbars",
+        "--host-resolver-rules=MAP * ~NOTFOUND",
+    ]  # fmt: skip
+    command = [CHROMIUM, *quiet, f"--user-data-dir={folder / 'profile'}", *options, page.as_uri()]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+
+
+@in_browser
+@pytest.mark.parametrize("width", [390, 1200])
+def test_every_picture_loads_and_nothing_is_wider_than_the_screen(image_page, tmp_path, width):
+    asks = """<script>onload = () => { const page = document.querySelector("iframe").contentDocument;
+      const images = [...page.images];
+      document.body.textContent = JSON.stringify({ width: page.documentElement.scrollWidth,
+        images: images.length, loaded: images.filter(i => i.complete && i.naturalWidth).length,
+        asked: performance.getEntriesByType("resource").length, mode: page.compatMode }) }</script>"""
+    inner = escape(image_page.read_text(encoding="utf-8"))
+    frame = f'<iframe width="{width}" height="900" style="border:0" srcdoc="{inner}"></iframe>'
+    outer = tmp_path / "outer.html"
+    outer.write_text(f"<!DOCTYPE html><meta charset='utf-8'><body>{frame}{asks}", encoding="utf-8")
+    dom = chromium(tmp_path, outer, "--dump-dom", "--virtual-time-budget=5000")
+    answer = json.loads(re.search(r"\{.*\}", dom).group())
+    assert answer["mode"] == "CSS1Compat"
+    assert answer["width"] <= width
+    assert answer["images"] == answer["loaded"] > 40
+    assert answer["asked"] == 0
+
+
+@in_browser
+def test_the_page_is_light_by_day_and_dark_by_night(image_page, tmp_path):
+    tones = {}
+    for name, scheme in (("light", 1), ("dark", 0)):
+        shot = tmp_path / f"{name}.png"
+        look = f"--blink-settings=preferredColorScheme={scheme}"
+        chromium(tmp_path, image_page, look, f"--screenshot={shot}", "--window-size=900,1400")
+        tones[name] = np.asarray(Image.open(shot).convert("L"))
+    assert tones["light"][5, 5] > 230
+    assert tones["dark"][5, 5] < 50
+    assert all(np.std(tone) > 20 for tone in tones.values())  # something is drawn
