@@ -6,6 +6,7 @@ import json
 import lzma
 import math
 import re
+import shlex
 import shutil
 import subprocess
 from html import escape
@@ -14,16 +15,19 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
 import chainrule
 from chainrule import plots
+from chainrule.cli import app
 from chainrule.data import load
 from chainrule.data.dataset import Dataset
 from chainrule.errors import ChainruleError
-from chainrule.models import open_run
+from chainrule.models import TABLE, open_run
 from chainrule.report import page, report, sections
 from chainrule.report.codecs import PNG, WEBP, codec_table, image_forms, sheet, spread, xz
 from chainrule.report.page import table, text, tiles
+from chainrule.store import sha256
 
 VOID = {"meta", "link", "img", "br", "hr", "input"}
 HOSTILE = "\"><script>alert('x')</script>&amp;\u202e\x00\n<img src=//evil.example/x.png onerror=alert(1)>.png"
@@ -174,7 +178,7 @@ def test_the_most_surprising_item_comes_first_with_its_number():
     x = np.zeros((5, 2, 2, 1), int) + np.arange(5)[:, None, None, None]
     html = sections.surprise_section(x, np.array([1.0, 5.0, 2.0, 4.0, 3.0]), list("abcde"), levels=5, show=2)
     assert [int(p[0, 0, 0]) for p in pictures(html)] == [64, 191, 0, 128]  # items b, d and a, c
-    order = re.findall(r"<b>([\d.]+) bits/dim</b>(\w)", html)
+    order = re.findall(r"<b>([\d.]+)</b>(\w)", html)
     assert order == [("5.000", "b"), ("4.000", "d"), ("1.000", "a"), ("2.000", "c")]
 
 
@@ -305,9 +309,29 @@ def test_the_page_of_an_image_chain(image_run, image_page):
         "Bits/dim of each item", "Training", "Beside other codecs", "Facts",
     ):  # fmt: skip
         assert heading in found.seen
-    assert "chainrule fit digits --model gated-pixelcnn --size tiny --steps 3" in found.seen
-    assert "--conditional" in found.seen
+    assert f"chainrule report {image_run.path}" in found.seen
     assert len(html) < 1_000_000
+
+
+def test_the_command_on_the_page_makes_the_run_again(tmp_path):
+    first = tmp_path / "the first"
+    options = {
+        "size": "tiny",
+        "settings": {"width": 6},
+        "seed": 3,
+        "conditional": True,
+        "batch": 7,
+        "lr": 1e-3,
+    }
+    run = chainrule.fit("digits", out=first, steps=2, **options)
+    found = check(report(run, tmp_path / "page").read_text(encoding="utf-8"))
+    (line,) = [line for line in found.seen.splitlines() if "chainrule fit digits" in line]
+    words = shlex.split(line[line.index("chainrule fit") :])
+    words[words.index("-o") + 1] = str(tmp_path / "again")
+    assert CliRunner().invoke(app, words[1:]).exit_code == 0
+    again = open_run(tmp_path / "again")
+    assert again.info["settings"] == {"width": 6}
+    assert sha256(again.model, TABLE) == sha256(run.model, TABLE)
 
 
 def test_the_same_run_gives_the_same_page(image_run, image_page, tmp_path):

@@ -6,6 +6,7 @@ comparison with everyday codecs; `report` fills them from a run and the items th
 
 from __future__ import annotations
 
+import json
 import math
 import shlex
 import time
@@ -381,12 +382,24 @@ def held_out(info: dict[str, Any]) -> str:
 
 
 def fit_command(run: Run) -> str:
-    """The command line that makes this run again, but for options of the model given with --set."""
-    info = run.info
-    words = ["chainrule", "fit", str(info.get("data") or "DATA"), "--model", info["model"]]
-    budget = (info.get("budget") or {}) if isinstance(run.model, Chain) else {}
-    options = {"size": info.get("size"), **budget, "seed": info.get("seed"), "holdout": info.get("holdout")}
+    """The command line that makes this run again."""
+    info, training = run.info, run.info.get("training") or {}
+    chain = isinstance(run.model, Chain)
+    options = {
+        "model": info["model"],
+        "size": info.get("size"),
+        **(info.get("budget") or {} if chain else {}),
+        **({k: training.get(k) for k in ("batch", "lr")} if chain else {}),
+        **{k: info.get(k) for k in ("seed", "holdout", "threads")},
+    }
+    words = ["chainrule", "fit", str(info.get("data") or "DATA")]
     for name, value in options.items():
-        words += [f"--{name}", f"{value:g}" if isinstance(value, float) else str(value)] if value else []
+        words += (
+            [f"--{name}", f"{value:g}" if isinstance(value, float) else str(value)]
+            if value is not None
+            else []
+        )
+    for name, value in sorted((info.get("settings") or {}).items()):
+        words += ["--set", f"{name}={value if isinstance(value, str) else json.dumps(value)}"]
     words += ["--conditional"] if info.get("conditional") else []
     return shlex.join([*words, "-o", str(run.path)])

@@ -33,8 +33,8 @@ header p, figcaption, .note { color: var(--soft); }
 .numbers div { background: var(--card); border: 1px solid var(--line); border-radius: 10px;
   padding: .7rem 1rem; flex: 1 1 9.5rem; }
 .numbers dt { font-size: .84rem; color: var(--soft); }
-.numbers dd { margin: 0; font-size: 1.45rem; font-weight: 600; font-variant-numeric: tabular-nums;
-  overflow-wrap: anywhere; }
+.numbers dd { margin: 0; font-size: 1.45rem; line-height: 1.25; font-weight: 600;
+  font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }
 .numbers dd small { font-size: .84rem; font-weight: 400; color: var(--soft); }
 section { background: var(--card); border: 1px solid var(--line); border-radius: 12px; padding: 1.2rem;
   grid-column: 1 / -1; min-width: 0; }
@@ -54,11 +54,12 @@ figure.wide { flex: 1 1 22rem; }
 img { display: block; max-width: 100%; height: auto; border-radius: 2px; }
 img.pixels { image-rendering: pixelated; }
 img.drawing { width: 100%; max-width: 34rem; }
-.items { display: grid; grid-template-columns: repeat(auto-fill, minmax(6.6rem, 1fr)); gap: .9rem .8rem; }
+.items { display: grid; gap: .9rem .8rem; grid-template-columns: repeat(auto-fill, minmax(6.6rem, 1fr)); }
+@media (max-width: 30rem) { .items { grid-template-columns: repeat(4, 1fr); } }
 .items figure { margin: 0; }
 .items figcaption { font-size: .8rem; line-height: 1.3; }
 .items b { display: block; color: var(--ink); font-variant-numeric: tabular-nums; }
-.bars { max-width: 40rem; }
+.bars { max-width: 40rem; margin-bottom: 1rem; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .94rem; }
 th, td { text-align: left; vertical-align: top; padding: .32rem 1.2rem .32rem 0; overflow-wrap: anywhere;

@@ -100,8 +100,8 @@ def surprise_section(
     return section(
         "Most and least surprising",
         paragraph(
-            "Bits a symbol that the model needs for an image: many where it expected something else. "
-            "Look at the first row for outliers, wrong labels and damaged files."
+            "Under each image: the bits/dim that the model needs for it, and its name. Many bits mean that "
+            "the model expected something else: look there for outliers, wrong labels and damaged files."
         ),
         "<h3>Most surprising</h3>",
         items(events, bits, names, levels, order[:show]),
@@ -116,7 +116,7 @@ def items(events: Events, bits: np.ndarray, names: Sequence[str], levels: int, i
     for i in index:
         enlarged = max(1, round(ITEM / max(np.shape(events[i])[:2])))
         image = picture(plots.image_grid([events[i]], levels, scale=enlarged), f"item {names[i]}")
-        caption = f"<figcaption><b>{bits[i]:.3f} bits/dim</b>{text(names[i])}</figcaption>"
+        caption = f"<figcaption><b>{bits[i]:.3f}</b>{text(names[i])}</figcaption>"
         cells.append(f"<figure>{image}{caption}</figure>")
     return f'<div class="items">{"".join(cells)}</div>'
 

@@ -114,6 +114,7 @@ def describe(data: Dataset, model, size, settings, seed, conditional, holdout) -
         "model": name,
         "args": {**cls.SIZES[size], **cls.configure(seen), **settings},
         "size": size,
+        "settings": settings,
         "data": data.source,
         "kind": data.kind,
         "levels": data.levels,
