@@ -128,4 +128,5 @@ FAMILY = constriction.stream.model.Categorical(perfect=False)
 
 
 def weights_of(table: np.ndarray) -> np.ndarray:
-    return (table - np.uint32(1)).astype(np.float32)
+    """In C order: constriction takes a matrix in Fortran order for its transpose, without a word."""
+    return (table - np.uint32(1)).astype(np.float32, order="C")

@@ -134,9 +134,7 @@ def compress(
     """
     started = time.monotonic()
     check_data(chain, data)
-    originals = (
-        originals if originals and data.kind == "image" else {}
-    )  # what else is read from files is all of it
+    originals = originals if originals and data.kind == "image" else {}  # a text is its file
     header = header_of(
         chain, data, embed or b"", model_sha, block_items, "files" if originals else layout(data)
     )
@@ -302,6 +300,10 @@ def ideal_bits(chain: Chain, source: Source, items: list[Item], progress: Progre
         if lanes.steps:
             x = lanes.gather([source.symbols(i) for i in index])
             log_p = chain.log_probs(lanes.shaped(x), lanes.context(chain)).reshape(x.shape).numpy()
+            if np.isnan(log_p).any():
+                raise ChainruleError(
+                    f"the model gives {items[index[0]].name} the probability NaN: fit it anew"
+                )
             inside = np.arange(lanes.steps) < lanes.length[:, None]
             bits[index] = np.bincount(lanes.owner, -np.where(inside, log_p, 0).sum(1), len(index)) / math.log(
                 2
