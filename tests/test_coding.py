@@ -1,6 +1,8 @@
 """The entropy coder: what reaches it are exactly our integers, and its streams can be read without it."""
 
+import re
 from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -143,6 +145,22 @@ def test_what_goes_in_comes_out_and_plain_python_reads_it(batch, symbols, steps,
     for decoder in (Decoder(stream), PlainDecoder(stream), Decoder(stream + b"\0" * 7)):
         for table, row in zip(tables, given_, strict=True):
             assert list(decoder.get(table)) == row.tolist()
+
+
+def test_the_decoder_printed_in_the_specification_decodes():
+    text = (Path(__file__).parent.parent / "docs" / "archive-format.md").read_text(encoding="utf-8")
+    (program,) = re.findall("```python\n(.*?)```", text, re.S)
+    rng = np.random.default_rng(4)
+    tables = random_tables(rng, 3, 17, 50)
+    rows = [drawn(rng, table) for table in tables]
+    encoder = Encoder()
+    for table, row in zip(tables, rows, strict=True):
+        encoder.put(table, row)
+    plain = PlainDecoder(encoder.bytes())
+    space = {"first_two_words": plain.point, "next_word": plain.next_word}
+    exec(program, space)
+    for table, row in zip(tables, rows, strict=True):
+        assert [space["symbol"]([int(f) for f in frequencies]) for frequencies in table] == row.tolist()
 
 
 def test_streams_have_golden_bytes():
