@@ -13,7 +13,9 @@ from chainrule.codes import CODES
 
 def models() -> list[dict[str, Any]]:
     """A row a model: its name, whether it is a chain or a code, what it is, its data, its sizes."""
-    return [row(name, "chain", CHAINS[name]) for name in CHAINS] + [row(name, "code", CODES[name]) for name in CODES]
+    return [row(name, "chain", CHAINS[name]) for name in CHAINS] + [
+        row(name, "code", CODES[name]) for name in CODES
+    ]
 
 
 def row(name: str, role: str, dotted: str) -> dict[str, Any]:
@@ -39,6 +41,8 @@ def row(name: str, role: str, dotted: str) -> dict[str, Any]:
 def literal(node: ast.ClassDef, name: str, default: Any) -> Any:
     """The value of a class attribute that is written as a literal."""
     for statement in node.body:
-        if isinstance(statement, ast.Assign) and any(isinstance(t, ast.Name) and t.id == name for t in statement.targets):
+        if isinstance(statement, ast.Assign) and any(
+            isinstance(t, ast.Name) and t.id == name for t in statement.targets
+        ):
             return ast.literal_eval(statement.value)
     return default

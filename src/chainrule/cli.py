@@ -29,8 +29,15 @@ Json = Annotated[bool, typer.Option("--json", help="One JSON object a line on st
 Threads = Annotated[int, typer.Option(min=0, help="Processor threads; 0: all.")]
 Seed = Annotated[int, typer.Option(min=0, help="Where random numbers start.")]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite what is there.")]
-Temperature = Annotated[float, typer.Option(min=0.0, help="Below 1: more probable, above: more varied; 0: the most probable.")]
-TopP = Annotated[float, typer.Option("--top-p", min=0.0, max=1.0, help="Draw from the most probable symbols that reach P together.")]
+Temperature = Annotated[
+    float, typer.Option(min=0.0, help="Below 1: more probable, above: more varied; 0: the most probable.")
+]
+TopP = Annotated[
+    float,
+    typer.Option(
+        "--top-p", min=0.0, max=1.0, help="Draw from the most probable symbols that reach P together."
+    ),
+]
 
 
 @app.callback()
@@ -45,17 +52,35 @@ def common(
 @app.command()
 def fit(
     data: Data,
-    model: Annotated[str | None, typer.Option(help="A name that chainrule models lists; by default one that suits the data.")] = None,
-    out: Annotated[Path | None, typer.Option("-o", "--out", metavar="RUN", help="The run folder; by default runs/DATA-MODEL.")] = None,
-    minutes: Annotated[float | None, typer.Option(help="Wall-clock budget; 10 without --minutes and --steps.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="A name that chainrule models lists; by default one that suits the data."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("-o", "--out", metavar="RUN", help="The run folder; by default runs/DATA-MODEL."),
+    ] = None,
+    minutes: Annotated[
+        float | None, typer.Option(help="Wall-clock budget; 10 without --minutes and --steps.")
+    ] = None,
     steps: Annotated[int | None, typer.Option(help="Budget in steps: exactly reproducible.")] = None,
     size: Annotated[str, typer.Option(help="tiny, laptop or paper.")] = "laptop",
-    set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Options of the model, such as width=64.")] = None,
-    conditional: Annotated[bool, typer.Option("--conditional", help="Condition on classes: labels, or the sub-folders of a folder.")] = False,
-    holdout: Annotated[float, typer.Option(min=0.0, max=0.5, help="Share kept from training to score with.")] = 0.05,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Options of the model, such as width=64."),
+    ] = None,
+    conditional: Annotated[
+        bool,
+        typer.Option("--conditional", help="Condition on classes: labels, or the sub-folders of a folder."),
+    ] = False,
+    holdout: Annotated[
+        float, typer.Option(min=0.0, max=0.5, help="Share kept from training to score with.")
+    ] = 0.05,
     batch: Annotated[int | None, typer.Option(min=1, help="Items a step.")] = None,
     lr: Annotated[float | None, typer.Option(min=0.0, help="Highest learning rate.")] = None,
-    compile: Annotated[bool | None, typer.Option("--compile/--no-compile", help="torch.compile; by default when it pays.")] = None,
+    compile: Annotated[
+        bool | None, typer.Option("--compile/--no-compile", help="torch.compile; by default when it pays.")
+    ] = None,
     seed: Seed = 0,
     threads: Threads = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the training in RUN.")] = False,
@@ -76,7 +101,9 @@ def fit(
 def score(
     run: RunPath,
     data: Data,
-    top: Annotated[int, typer.Option(min=0, help="How many of the most surprising items to print; 0: all.")] = 10,
+    top: Annotated[
+        int, typer.Option(min=0, help="How many of the most surprising items to print; 0: all.")
+    ] = 10,
     threads: Threads = 0,
     json_: Json = False,
 ) -> None:
@@ -88,7 +115,10 @@ def score(
     with console.progress("scoring", len(dataset), json_) as tick:
         result = exact(opened.chain, dataset, tick)
     order = (-result.each()).argsort(kind="stable")
-    items = [{"name": result.names[i], "nats": float(result.nats[i]), "bits_per_dim": float(result.each()[i])} for i in order]
+    items = [
+        {"name": result.names[i], "nats": float(result.nats[i]), "bits_per_dim": float(result.each()[i])}
+        for i in order
+    ]
     total = {
         "data": dataset.source, "items": len(dataset), "symbols": int(result.symbols.sum()),
         "bits_per_dim": result.bits_per_dim, "nats_per_item": result.nats_per_item, "exact": True,
@@ -101,13 +131,23 @@ def score(
 def sample(
     run: RunPath,
     n: Annotated[int, typer.Option("-n", min=1, help="How many.")] = 64,
-    out: Annotated[Path | None, typer.Option("-o", "--out", help="A .png sheet, .npy array or .txt; texts go to the screen without it.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "-o", "--out", help="A .png sheet, .npy array or .txt; texts go to the screen without it."
+        ),
+    ] = None,
     temperature: Temperature = 1.0,
     top_p: TopP = 1.0,
     prompt: Annotated[str, typer.Option(help="How a text begins.")] = "",
     length: Annotated[int, typer.Option(min=1, help="Symbols of a text.")] = 500,
-    height_width: Annotated[str | None, typer.Option("--event", metavar="HxW", help="Size of an image, such as 32x32.")] = None,
-    class_: Annotated[str | None, typer.Option("--class", metavar="C", help="A class by name or number; all in turn without it.")] = None,
+    height_width: Annotated[
+        str | None, typer.Option("--event", metavar="HxW", help="Size of an image, such as 32x32.")
+    ] = None,
+    class_: Annotated[
+        str | None,
+        typer.Option("--class", metavar="C", help="A class by name or number; all in turn without it."),
+    ] = None,
     seed: Seed = 0,
     threads: Threads = 0,
     force: Force = False,
@@ -132,9 +172,15 @@ def complete(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="An image or a text.")],
     out: Annotated[Path | None, typer.Option("-o", "--out", help="A .png sheet, .npy array or .txt.")] = None,
     n: Annotated[int, typer.Option("-n", min=1, help="How many completions.")] = 8,
-    keep: Annotated[str, typer.Option(help="What is given: top:0.5 of an image, or the first share of a text.")] = "top:0.5",
-    mask: Annotated[Path | None, typer.Option(help="An image of the same size: white is given, black is drawn.")] = None,
-    class_: Annotated[str | None, typer.Option("--class", metavar="C", help="A class by name or number.")] = None,
+    keep: Annotated[
+        str, typer.Option(help="What is given: top:0.5 of an image, or the first share of a text.")
+    ] = "top:0.5",
+    mask: Annotated[
+        Path | None, typer.Option(help="An image of the same size: white is given, black is drawn.")
+    ] = None,
+    class_: Annotated[
+        str | None, typer.Option("--class", metavar="C", help="A class by name or number.")
+    ] = None,
     length: Annotated[int, typer.Option(min=0, help="Symbols to add to a text.")] = 500,
     temperature: Temperature = 1.0,
     top_p: TopP = 1.0,
@@ -147,7 +193,9 @@ def complete(
     use_threads(threads)
     from chainrule import output
 
-    output.complete_file(open_run(run), file, out, n, keep, mask, class_, length, temperature, top_p, seed, force, json_)
+    output.complete_file(
+        open_run(run), file, out, n, keep, mask, class_, length, temperature, top_p, seed, force, json_
+    )
 
 
 @app.command()
@@ -155,7 +203,9 @@ def compress(
     run: RunPath,
     data: Data,
     out: Annotated[Path, typer.Option("-o", "--out", metavar="ARCHIVE", help="The archive to write.")],
-    no_embed: Annotated[bool, typer.Option("--no-embed", help="Refer to the model instead of embedding it.")] = False,
+    no_embed: Annotated[
+        bool, typer.Option("--no-embed", help="Refer to the model instead of embedding it.")
+    ] = False,
     threads: Threads = 0,
     force: Force = False,
     json_: Json = False,
@@ -164,7 +214,8 @@ def compress(
     use_threads(threads)
     from chainrule import packing
 
-    packing.compress(*open_both(run, data), out, not no_embed, force, json_)
+    opened, dataset = open_both(run, data)
+    packing.compress(opened, dataset, out, not no_embed, force, json_)
 
 
 @app.command()
@@ -233,7 +284,9 @@ def decode(
 @app.command()
 def report(
     run: RunPath,
-    out: Annotated[Path | None, typer.Option("-o", "--out", metavar="DIR", help="By default RUN/report.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", metavar="DIR", help="By default RUN/report.")
+    ] = None,
     threads: Threads = 0,
     json_: Json = False,
 ) -> None:
@@ -263,7 +316,9 @@ def data(json_: Json = False) -> None:
 
 @app.command()
 def tour(
-    out: Annotated[Path, typer.Option("-o", "--out", metavar="DIR", help="Where everything goes.")] = Path("tour"),
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="DIR", help="Where everything goes.")] = Path(
+        "tour"
+    ),
     threads: Threads = 0,
     json_: Json = False,
 ) -> None:
@@ -316,12 +371,12 @@ def open_both(run: Path, source: str):
 
 def main(argv: list[str] | None = None) -> None:
     """Run a command; exit 0 on success, 2 on wrong usage, 1 on an error told in one line, 130 on Ctrl-C."""
-    usage_error = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
+    usage_error: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
     try:
         code = app(argv, standalone_mode=False) or 0
     except usage_error as error:
-        error.show()  # type: ignore[attr-defined]
-        code = error.exit_code  # type: ignore[attr-defined]
+        error.show()
+        code = error.exit_code
     except typer.Exit as error:
         code = error.exit_code
     except (KeyboardInterrupt, typer.Abort) as error:

@@ -50,7 +50,9 @@ def record(row: dict[str, Any], json_: bool) -> None:
     for key, value in row.items():
         shown = json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else value
         shown = f"{value:,.4f}" if isinstance(value, float) else shown
-        out().print(f"[dim]{escape(key.replace('_', ' ')):<{width}}[/dim]  {escape(str(shown))}", soft_wrap=True)
+        out().print(
+            f"[dim]{escape(key.replace('_', ' ')):<{width}}[/dim]  {escape(str(shown))}", soft_wrap=True
+        )
 
 
 def table(rows: list[dict[str, Any]], columns: list[str] | None, json_: bool) -> None:
@@ -64,7 +66,12 @@ def table(rows: list[dict[str, Any]], columns: list[str] | None, json_: bool) ->
     for name in shown:
         grid.add_column(name.replace("_", " "), overflow="fold", no_wrap=name in ("model", "name"))
     for row in rows:
-        grid.add_row(*(escape(", ".join(map(str, v)) if isinstance(v, list | tuple) else str(v)) for v in (row[c] for c in shown)))
+        grid.add_row(
+            *(
+                escape(", ".join(map(str, v)) if isinstance(v, list | tuple) else str(v))
+                for v in (row[c] for c in shown)
+            )
+        )
     out().print(grid)
 
 
@@ -76,12 +83,17 @@ def scores(total: dict[str, Any], items: list[dict[str, Any]], json_: bool) -> N
             emit(item)
         return
     out().print(
-        f"[bold]{total['bits_per_dim']:.4f} bits/dim[/bold] over {total['items']:,} items of {escape(str(total['data']))} "
+        f"[bold]{total['bits_per_dim']:.4f} bits/dim[/bold] over {total['items']:,} items "
+        f"of {escape(str(total['data']))} "
         f"(exact; {total['symbols']:,} symbols, {total['nats_per_item']:,.2f} nats an item)",
         soft_wrap=True,
     )
     if total["skipped"]:
-        out().print(f"{len(total['skipped'])} files skipped: " + escape("; ".join(f"{n} ({why})" for n, why in total["skipped"])), soft_wrap=True)
+        out().print(
+            f"{len(total['skipped'])} files skipped: "
+            + escape("; ".join(f"{n} ({why})" for n, why in total["skipped"])),
+            soft_wrap=True,
+        )
     if items:
         grid = Table(box=None, header_style="bold", pad_edge=False)
         for name in ("most surprising", "bits/dim", "nats"):
@@ -97,7 +109,13 @@ def progress(what: str, total: int, json_: bool) -> Iterator[Callable[[int], obj
     if json_ or not err().is_terminal:
         yield lambda done: None
         return
-    columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"), TimeElapsedColumn(), TimeRemainingColumn()
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=err(), transient=True) as bar:
         task = bar.add_task(what, total=total)
         yield lambda done: bar.update(task, completed=done)
@@ -134,7 +152,9 @@ def training(json_: bool) -> Iterator[Callable[[dict[str, Any]], None]]:
             elif event["event"] == "step":
                 state, line = event["training"], event["log"]
                 bar.update(task, completed=state.plan.done(state.step, state.seconds), text=told(line))
-                if line is not shown["line"] and (json_ or ("val_bits" in line or time.monotonic() - shown["last"] > 30)):
+                if line is not shown["line"] and (
+                    json_ or ("val_bits" in line or time.monotonic() - shown["last"] > 30)
+                ):
                     shown["last"], shown["line"] = time.monotonic(), line
                     if json_:
                         emit(line)
@@ -163,9 +183,17 @@ def announce(event: dict[str, Any], json_: bool) -> None:
     """What is about to be learned."""
     state, info = event["training"], event["info"]
     count = sum(p.numel() for p in state.params.values())
-    budget = f"{info['budget']['minutes']:g} minutes" if info["budget"]["minutes"] else f"{info['budget']['steps']:,} steps"
+    budget = (
+        f"{info['budget']['minutes']:g} minutes"
+        if info["budget"]["minutes"]
+        else f"{info['budget']['steps']:,} steps"
+    )
     more = f", from step {state.step:,}" if state.step else ""
-    say(f"[bold]{info['model']}[/bold] ({count:,} parameters) learns {info['items']:,} items of {escape(str(info['data']))} for {budget}{more}", json_)
+    say(
+        f"[bold]{info['model']}[/bold] ({count:,} parameters) learns {info['items']:,} items "
+        f"of {escape(str(info['data']))} for {budget}{more}",
+        json_,
+    )
 
 
 def conclude(event: dict[str, Any], json_: bool) -> None:
@@ -175,5 +203,9 @@ def conclude(event: dict[str, Any], json_: bool) -> None:
         emit({"run": str(event["folder"]), **{k: info[k] for k in ("trained", "held_out") if k in info}})
         return
     held = info.get("held_out")
-    text = f"; {held['items']:,} held-out items need [bold]{held['bits_per_dim']:.4f} bits/dim[/bold] (exact)" if held else ""
+    text = (
+        f"; {held['items']:,} held-out items need [bold]{held['bits_per_dim']:.4f} bits/dim[/bold] (exact)"
+        if held
+        else ""
+    )
     say(f"saved in [bold]{escape(str(event['folder']))}[/bold]{text}")

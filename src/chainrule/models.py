@@ -35,14 +35,18 @@ class Run:
     def chain(self) -> Chain:
         """The model, when it is a chain; one clear line when it is a code."""
         if not isinstance(self.model, Chain):
-            raise ChainruleError(f"{self.path} holds {self.info['model']}, a code: this verb needs a chain, such as {', '.join(CHAINS)}")
+            raise ChainruleError(
+                f"{self.path} holds {self.info['model']}, a code: this verb needs a chain, such as {', '.join(CHAINS)}"
+            )
         return self.model
 
     @property
     def code(self) -> Code:
         """The model, when it is a code; one clear line when it is a chain."""
         if not isinstance(self.model, Code):
-            raise ChainruleError(f"{self.path} holds {self.info['model']}, a chain: this verb needs a code, such as {', '.join(CODES)}")
+            raise ChainruleError(
+                f"{self.path} holds {self.info['model']}, a chain: this verb needs a code, such as {', '.join(CODES)}"
+            )
         return self.model
 
     def metrics(self) -> list[dict[str, Any]]:
@@ -61,7 +65,9 @@ def open_run(path: str | Path) -> Run:
     file = path / MODEL if path.is_dir() else path
     if path.is_dir() and not file.exists():
         if (path / STATE).exists():
-            raise ChainruleError(f"{path} holds an unfinished training: finish it with chainrule fit --resume -o {path}")
+            raise ChainruleError(
+                f"{path} holds an unfinished training: finish it with chainrule fit --resume -o {path}"
+            )
         raise ChainruleError(f"{path} is not a run: it has no {MODEL}")
     if not file.exists():
         raise ChainruleError(f"there is no run at {path}: make one with chainrule fit DATA -o {path}")
@@ -72,4 +78,3 @@ def open_run(path: str | Path) -> Run:
 def parse_model(data: bytes, origin: str = "the model") -> Chain | Code:
     """The model in the bytes of a model file."""
     return store.parse(data, TABLE, origin)[0]
-

@@ -67,7 +67,9 @@ def continuations(run: Run, x, given: int, n: int, context, temperature, top_p, 
         )  # fmt: skip
 
 
-def complete_file(run: Run, file, out, n, keep, mask, class_, length, temperature, top_p, seed, force, json_) -> None:
+def complete_file(
+    run: Run, file, out, n, keep, mask, class_, length, temperature, top_p, seed, force, json_
+) -> None:
     """`chainrule complete`: several completions of an image or a text."""
     data = load(file, levels=run.info.get("levels"))
     x = np.asarray(data.x[0]).astype(np.int64)
@@ -117,7 +119,9 @@ def read_mask(path: Path, shape: tuple[int, ...]) -> np.ndarray:
     """An image as a mask: bright is given."""
     mask = np.asarray(load(path).x[0])
     if mask.shape[:2] != shape[:2]:
-        raise ChainruleError(f"the mask is {mask.shape[0]} × {mask.shape[1]} pixels, the image {shape[0]} × {shape[1]}")
+        raise ChainruleError(
+            f"the mask is {mask.shape[0]} × {mask.shape[1]} pixels, the image {shape[0]} × {shape[1]}"
+        )
     return np.broadcast_to(mask.mean(-1, keepdims=True) >= 128, shape).copy()
 
 
@@ -126,7 +130,9 @@ def classes_for(run: Run, n: int, class_: str | None) -> torch.Tensor | None:
     names = [str(c) for c in run.info.get("classes") or range(run.chain.classes)]
     if not run.chain.classes:
         if class_ is not None:
-            raise ChainruleError(f"--class {class_}: the model is not conditional; fit one with --conditional")
+            raise ChainruleError(
+                f"--class {class_}: the model is not conditional; fit one with --conditional"
+            )
         return None
     if class_ is None:
         return torch.arange(n) % len(names)
@@ -197,11 +203,15 @@ def encode(run: Run, data: Dataset, out: Path, force: bool, json_: bool) -> None
     """`chainrule encode`: codes (n, k) as .npy."""
     code, out = run.code, free(out, (".npy",), force)
     if data.event is None:
-        raise ChainruleError(f"{data.source} has events of several shapes, a code needs one: crop or resize them")
+        raise ChainruleError(
+            f"{data.source} has events of several shapes, a code needs one: crop or resize them"
+        )
     try:
         codes = code.transform(np.asarray(data.x, dtype=np.float32))
     except ValueError as error:
-        raise ChainruleError(f"{data.source} does not fit the code: {' '.join(str(error).split())}") from error
+        raise ChainruleError(
+            f"{data.source} does not fit the code: {' '.join(str(error).split())}"
+        ) from error
     write_array(out, np.asarray(codes))
     console.record({"items": len(codes), "code": list(codes.shape[1:]), "file": str(out)}, json_)
 

@@ -18,7 +18,9 @@ from chainrule.verbs import compress as verb
 
 def compress(run: Run, data: Dataset, out: Path, embed: bool, force: bool, json_: bool) -> None:
     """`chainrule compress`."""
-    blob = store.dump(run.chain, TABLE, **{k: run.info[k] for k in ("data", "kind", "levels") if k in run.info})
+    blob = store.dump(
+        run.chain, TABLE, **{k: run.info[k] for k in ("data", "kind", "levels") if k in run.info}
+    )
     with bar(json_) as progress:
         result = verb.compress(
             run.chain,
@@ -58,7 +60,9 @@ def verify(archive: Path, run: Path | None, json_: bool) -> None:
     """`chainrule verify`."""
     with bar(json_) as progress:
         blocks = verb.verify(archive, chain_of(run), deep=True, progress=progress)
-    console.record({"archive": str(archive), "blocks": blocks, "verified": "every checksum and every symbol"}, json_)
+    console.record(
+        {"archive": str(archive), "blocks": blocks, "verified": "every checksum and every symbol"}, json_
+    )
 
 
 def chain_of(run: Path | None) -> Callable[[bytes | None, str], Chain]:
@@ -66,11 +70,15 @@ def chain_of(run: Path | None) -> Callable[[bytes | None, str], Chain]:
 
     def load(embedded: bytes | None, sha: str) -> Chain:
         if embedded is None and run is None:
-            raise ChainruleError(f"the archive does not hold its model: give it with --run RUN (SHA-256 {sha[:16]}...)")
+            raise ChainruleError(
+                f"the archive does not hold its model: give it with --run RUN (SHA-256 {sha[:16]}...)"
+            )
         model = parse_model(embedded, "the archive's model") if embedded is not None else open_run(run).chain  # type: ignore[arg-type]
         found = store.sha256(model, TABLE)
         if found != sha:
-            raise ChainruleError(f"the archive needs the model {sha[:16]}..., this one is {found[:16]}...: give the run it was made with")
+            raise ChainruleError(
+                f"the archive needs the model {sha[:16]}..., this one is {found[:16]}...: give the run it was made with"
+            )
         if not isinstance(model, Chain):
             raise ChainruleError("the archive's model is a code, not a chain: it is damaged")
         return model

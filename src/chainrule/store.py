@@ -27,7 +27,7 @@ HEADER_LIMIT = 1 << 24  # bytes; a real header holds a line a tensor
 Table = dict[str, str]
 
 
-def resolve(name: str, table: Table) -> type:
+def resolve(name: str, table: Table) -> type[Chain] | type[Code]:
     """The class that a table lists under `name`."""
     if name not in table:
         raise ChainruleError(f"there is no model {name!r}: choose from {', '.join(sorted(table))}")
@@ -41,7 +41,9 @@ def name_of(model: Chain | Code, table: Table) -> str:
     for name, dotted in table.items():
         if dotted == here:
             return name
-    raise ChainruleError(f"{type(model).__name__} is not in the table of models, so it could not be loaded again")
+    raise ChainruleError(
+        f"{type(model).__name__} is not in the table of models, so it could not be loaded again"
+    )
 
 
 def options(cls: type) -> dict[str, inspect.Parameter]:
@@ -88,7 +90,9 @@ def parse(data: bytes, table: Table, origin: str = "the model") -> tuple[Chain |
     """(model, header) from the bytes that `dump` gave. Anything else is an error, never code that runs."""
     header, tensors = read_tensors(data, origin)
     if header.get("format") != FORMAT:
-        raise ChainruleError(f"{origin} has format {header.get('format')}, this version reads {FORMAT}: update chainrule")
+        raise ChainruleError(
+            f"{origin} has format {header.get('format')}, this version reads {FORMAT}: update chainrule"
+        )
     name, args = header.get("model"), header.get("args")
     if not isinstance(name, str) or not isinstance(args, dict):
         raise ChainruleError(f"{origin} names no model and arguments: it was not written by chainrule")
@@ -112,7 +116,9 @@ def check_size(name: str, args: dict, tensors: dict[str, Tensor], table: Table, 
     most = max(65536, sum(t.numel() for t in tensors.values()))
     for key, value in args.items():
         if isinstance(value, int) and abs(value) > most:
-            raise ChainruleError(f"{origin} says {key}={value}, more than its {most} weights could hold: it is damaged")
+            raise ChainruleError(
+                f"{origin} says {key}={value}, more than its {most} weights could hold: it is damaged"
+            )
     with torch.device("meta"):
         expected = {k: tuple(v.shape) for k, v in build(name, args, table).state_dict().items()}
     found = {k: tuple(v.shape) for k, v in tensors.items()}

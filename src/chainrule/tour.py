@@ -39,7 +39,14 @@ def tour(out: Path, json_: bool = False) -> None:
     console.say(f"A tour of chainrule, in about three minutes. Everything goes to [bold]{out}[/bold].", json_)
     test = load("digits", split="test")
     with step("1. fit: learn p(x) of 1,497 handwritten digits, given their class", json_):
-        images = fit("digits", conditional=True, minutes=IMAGE_MINUTES, holdout=0.0, out=out / "digits", listen=listener(json_))
+        images = fit(
+            "digits",
+            conditional=True,
+            minutes=IMAGE_MINUTES,
+            holdout=0.0,
+            out=out / "digits",
+            listen=listener(json_),
+        )
     with step("2. score: how many bits do 300 digits need that it has not seen?", json_):
         exact = score(images.chain, test).bits_per_dim
         best = min(codec_table(list(test.x), test.levels), key=lambda c: c.bits_per_dim)
@@ -65,7 +72,9 @@ def prepare(out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     foreign = sorted(p.name for p in out.iterdir() if p.name not in MADE)
     if foreign:
-        raise ChainruleError(f"{out} holds {foreign[0]}, which no tour has made: choose another folder with -o")
+        raise ChainruleError(
+            f"{out} holds {foreign[0]}, which no tour has made: choose another folder with -o"
+        )
     for path in out.iterdir():
         shutil.rmtree(path) if path.is_dir() else path.unlink()
 
@@ -127,7 +136,9 @@ def archive_section(packed: Report) -> str:
         "chainrule compress tour/digits digits -o digits.chain",
         "chainrule decompress digits.chain -o restored",
     ]
-    facts = {k.replace("_", " "): "yes" if v is True else v for k, v in summary(packed).items() if v is not None}
+    facts = {
+        k.replace("_", " "): "yes" if v is True else v for k, v in summary(packed).items() if v is not None
+    }
     return sections.facts_section(facts, lines, "The archive of 300 digits")
 
 
@@ -146,17 +157,17 @@ def told(json_: bool, **facts: Any) -> None:
         console.emit(facts)
         return
     for key, value in facts.items():
-        shown = f"{value:.4f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else value
+        shown = (
+            f"{value:.4f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else value
+        )
         console.say(f"  {key.replace('_', ' ')}: {shown}")
 
 
 def listener(json_: bool):
-    """A line for every look that the training takes at itself, indented."""
+    """A line every 200 steps, indented."""
 
     def listen(event: dict[str, Any]) -> None:
-        if event["event"] == "step" and event["log"] is not listen.last and event["training"].step % 100 == 0:  # type: ignore[attr-defined]
-            listen.last = event["log"]  # type: ignore[attr-defined]
+        if event["event"] == "step" and event["training"].step % 200 == 0:
             console.say(f"  step {console.told(event['log'])}", json_)
 
-    listen.last = None  # type: ignore[attr-defined]
     return listen

@@ -40,7 +40,9 @@ class Plan:
 
     def done(self, step: int, seconds: float) -> float:
         """The share of the budget that is spent, 0..1."""
-        spent = step / max(self.steps, 1) if self.steps is not None else seconds / (60 * (self.minutes or 1e-9))
+        spent = (
+            step / max(self.steps, 1) if self.steps is not None else seconds / (60 * (self.minutes or 1e-9))
+        )
         return min(1.0, spent)
 
     def rate(self, step: int, seconds: float) -> float:
@@ -66,7 +68,10 @@ class Training:
         self.params = dict(model.named_parameters())
         decay = [p for p in self.params.values() if p.ndim > 1]
         other = [p for p in self.params.values() if p.ndim <= 1]
-        groups = [{"params": decay, "weight_decay": plan.weight_decay}, {"params": other, "weight_decay": 0.0}]
+        groups = [
+            {"params": decay, "weight_decay": plan.weight_decay},
+            {"params": other, "weight_decay": 0.0},
+        ]
         self.optimizer = torch.optim.AdamW(groups, lr=plan.lr, betas=(0.9, 0.99), fused=True)
         self.average = {k: p.detach().clone() for k, p in self.params.items()}
         self.step, self.seconds, self.loss = 0, 0.0, math.nan
@@ -78,18 +83,21 @@ class Training:
         while self.plan.done(self.step, self.seconds) < 1:
             began = time.perf_counter()
             loss_of = trial.choose(loss_of)
-            self._update(loss_of, self.batch_at(self.step))
+            self.update(loss_of, self.batch_at(self.step))
             took = time.perf_counter() - began
             self.note = trial.watch(took)
             self.seconds += took
             yield self
 
-    def _update(self, loss_of, batch: Batch) -> None:
+    def update(self, loss_of: Callable[..., Tensor], batch: Batch) -> None:
+        """One step on `batch`."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.plan.rate(self.step, self.seconds)
         self.model.train()
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed((self.plan.seed << 32) + self.step)  # for dropout; everyone else's numbers are kept
+            torch.manual_seed(
+                ((self.plan.seed << 32) + self.step) % (1 << 63)
+            )  # for dropout; everyone else's numbers are kept
             loss = loss_of(*batch)
             self.optimizer.zero_grad()
             loss.backward()
@@ -132,7 +140,9 @@ class Trial:
         enough = plan.minutes is not None and plan.minutes >= COMPILE_PAYS_AFTER
         wanted = plan.compile if plan.compile is not None else enough
         self.forced = bool(plan.compile)
-        self.active, self.plain, self.compiled = bool(wanted) and has_compiler(), [], []
+        self.active = bool(wanted) and has_compiler()
+        self.plain: list[float] = []  # seconds of each step
+        self.compiled: list[float] = []
         self.original = None
         self.text = "" if wanted == self.active else "torch.compile needs a C++ compiler: training without"
 
@@ -147,7 +157,9 @@ class Trial:
             self.active = False
             before, after = sorted(self.plain)[TRIAL // 2], sorted(self.compiled[1:])[TRIAL // 2]
             keep = self.forced or after < before
-            self.text = f"torch.compile: {before / after:.2f} times the speed, {'kept' if keep else 'not kept'}"
+            self.text = (
+                f"torch.compile: {before / after:.2f} times the speed, {'kept' if keep else 'not kept'}"
+            )
             return loss_of if keep else self.original
         return loss_of
 
@@ -163,7 +175,8 @@ def for_one_shape(loss_of):
 
     (Left to itself, torch.compile would stop for another minute to compile each of them.)
     """
-    compiled, shapes = torch.compile(loss_of, dynamic=False), []
+    compiled = torch.compile(loss_of, dynamic=False)
+    shapes: list[list[torch.Size]] = []
 
     def chosen(*batch: Tensor) -> Tensor:
         shape = [t.shape for t in batch]

@@ -35,7 +35,9 @@ class CharLSTM(Chain):
     KINDS = ("text", "array")
     TRAINING = {"batch": 32, "lr": 3e-3, "window": 256}
 
-    def __init__(self, symbols: int = 256, width: int = 512, layers: int = 1, dropout: float = 0.0, classes: int = 0):
+    def __init__(
+        self, symbols: int = 256, width: int = 512, layers: int = 1, dropout: float = 0.0, classes: int = 0
+    ):
         super().__init__()
         self.symbols, self.width, self.classes = symbols, width, classes
         self.embed = nn.Embedding(symbols + 1, width)  # the last row stands for "nothing yet"

@@ -67,7 +67,7 @@ class GatedPixelCNN(Chain):
         self.left = LeftOf(c_in, width, first_kernel)
         self.layers = nn.ModuleList(GatedLayer(width, kernel, classes, dropout) for _ in range(layers))
         self.head = ChannelHead(width, head, channels, symbols)
-        self.to(memory_format=torch.channels_last)
+        nn.Module.to(self, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @classmethod
     def configure(cls, data) -> dict:
@@ -100,7 +100,9 @@ class GatedPixelCNN(Chain):
             shape = tuple(x.shape)
             raise ChainruleError(f"images have shape {shape}, the model takes (n, H, W, {self.channels})")
         if self.classes and context is None:
-            raise ChainruleError(f"the model is conditioned on {self.classes} classes: give one for each image")
+            raise ChainruleError(
+                f"the model is conditioned on {self.classes} classes: give one for each image"
+            )
 
 
 class GatedLayer(nn.Module):

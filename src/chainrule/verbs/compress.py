@@ -57,6 +57,7 @@ __all__ = ["Report", "compress", "decompress", "extract", "verify"]
 
 LANE = 8192  # symbols: a text is cut into pieces of at least this length, which are coded side by side
 LANES, TEXT_LANES = 128, 64  # most lanes of a block
+FILES = 1 << 16  # bytes: small files that are kept whole share a block
 LOGITS = 1 << 24  # numbers: what the logits of a block of fixed shape may take, 64 MB as float32
 ORIENTATION = 0x0112  # the EXIF tag
 
@@ -94,6 +95,29 @@ class Report:
     xz_bytes: int
     break_even: int | None
     seconds: float
+
+    def __str__(self) -> str:
+        xz = 8 * self.xz_bytes / max(1, self.symbols)
+        lines = [
+            f"{self.items:,} items, {self.symbols:,} symbols: {self.archive_bytes:,} bytes, "
+            f"of which {self.model_bytes:,} are the model",
+            f"{self.bits_per_dim:.4f} bits/dim without the model, {self.with_model:.4f} with it; "
+            f"xz of the symbols {xz:.4f}",
+        ]
+        if self.coded_bits:
+            over = self.coded_bits / max(self.ideal_bits, 1) - 1
+            lines += [
+                f"coder: {self.coded_bits:,} bits, {over:.2%} above the {self.ideal_bits:,.0f} of −log₂ p (exact)"
+            ]
+        if self.files:
+            lines += [
+                f"{self.files:,} source files were kept whole: they are smaller, or hold more than pixels"
+            ]
+        if self.model_bytes and self.break_even is not None:
+            lines += [f"the model has paid for itself from {self.break_even:,} such items on (against xz)"]
+        elif self.model_bytes:
+            lines += ["the model does not pay for itself on such items: xz is smaller"]
+        return "\n".join([*lines, f"{self.seconds:,.1f} seconds"])
 
 
 def compress(
@@ -313,16 +337,19 @@ def ideal_bits(chain: Chain, source: Source, items: list[Item], progress: Progre
 
 
 def groups(items: list[Item], todo: Sequence[int], header: Header) -> Iterator[list[int]]:
-    """The items of each block: of one shape, or texts by falling length, as lanes allow; a file alone."""
+    """The items of each block: of one shape, or texts by falling length, as many as lanes allow; or files."""
     kinds: dict[tuple[Any, ...], list[int]] = {}
     for i in todo:
         text = len(items[i].shape) == 1 and header.lane > 0
-        key = (FILE, i) if items[i].form == FILE else ("text",) if text else items[i].shape
+        key = (FILE,) if items[i].form == FILE else ("text",) if text else items[i].shape
         kinds.setdefault(key, []).append(i)
     for key, members in kinds.items():
         if key == ("text",):
             members.sort(key=lambda i: -items[i].size)
-        yield from filled(members, [lanes_of(items[i], header) for i in members], header.block_items)
+        if key == (FILE,):
+            yield from filled(members, [items[i].size for i in members], FILES)
+        else:
+            yield from filled(members, [lanes_of(items[i], header) for i in members], header.block_items)
 
 
 def filled(members: list[int], needed: list[int], room: int) -> Iterator[list[int]]:
@@ -359,7 +386,7 @@ def write_blocks(chain, source, items, ideal, writer, progress) -> Tally:
         members = [items[i] for i in index]
         whole = members[0].form == FILE
         arrays = [] if whole else [source.symbols(i) for i in index]
-        parts = [source.original(members[0])] if whole else [array.tobytes() for array in arrays]
+        parts = [source.original(item) for item in members] if whole else [x.tobytes() for x in arrays]
         coding, payload = without_model(b"".join(parts), len(members))
         bits = float(ideal[index].sum())
         if not whole and bits < 8 * len(payload):  # otherwise coding would be lost time

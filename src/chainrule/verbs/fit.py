@@ -23,8 +23,8 @@ from chainrule.data import Dataset, batches, load, train_holdout
 from chainrule.errors import ChainruleError
 from chainrule.model import Chain, Code
 from chainrule.models import INFO, METRICS, MODEL, STATE, TABLE, Run
-from chainrule.verbs.score import score
 from chainrule.train import Plan, Training
+from chainrule.verbs.score import score
 
 DEFAULT_MODEL = {"image": "gated-pixelcnn", "text": "char-lstm", "array": "char-lstm"}
 DEFAULT_MINUTES = 10.0
@@ -86,7 +86,11 @@ def fit(
         dataset = load(data, split="train", classes=conditional) if isinstance(data, str) else data
         info = describe(dataset, model, size, settings or {}, seed, conditional, holdout)
         info["reading"] = {"split": "train", "classes": conditional}
-        info["budget"] = {"minutes": minutes, "steps": steps} if steps is not None or minutes else {"minutes": DEFAULT_MINUTES, "steps": None}
+        info["budget"] = (
+            {"minutes": minutes, "steps": steps}
+            if steps is not None or minutes
+            else {"minutes": DEFAULT_MINUTES, "steps": None}
+        )
         info["training"] = training_options(info["model"], batch, lr, compile)
         folder = new_folder(out, info)
         write_info(folder, info)
@@ -106,9 +110,13 @@ def describe(data: Dataset, model, size, settings, seed, conditional, holdout) -
     if size not in cls.SIZES:
         raise ChainruleError(f"{name} has no size {size!r}: choose from {', '.join(cls.SIZES)}")
     if issubclass(cls, Chain) and data.kind not in cls.KINDS:
-        raise ChainruleError(f"{name} learns from {' and '.join(cls.KINDS)} data, {data.source or 'this'} is {data.kind}")
+        raise ChainruleError(
+            f"{name} learns from {' and '.join(cls.KINDS)} data, {data.source or 'this'} is {data.kind}"
+        )
     if conditional and data.context is None:
-        raise ChainruleError(f"{data.source} has no classes: put the files of each class into a folder of its own")
+        raise ChainruleError(
+            f"{data.source} has no classes: put the files of each class into a folder of its own"
+        )
     seen = data if conditional else replace(data, context=None, classes=())
     return {
         "model": name,
@@ -125,18 +133,29 @@ def describe(data: Dataset, model, size, settings, seed, conditional, holdout) -
         "holdout": min(holdout, 1000 / max(len(data), 1)) if data.kind != "text" else holdout,
         "seed": seed,
         "threads": torch.get_num_threads(),
-        "versions": {"chainrule": __version__, "torch": torch.__version__, "python": platform.python_version()},
+        "versions": {
+            "chainrule": __version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        },
     }
 
 
 def training_options(name: str, batch, lr, compile) -> dict[str, Any]:
     """Items a step, rate and window: what the model suggests, unless something else was asked for."""
-    suggested = {"batch": 32, "lr": 3e-3, "window": None, **getattr(store.resolve(name, TABLE), "TRAINING", {})}
+    suggested = {
+        "batch": 32,
+        "lr": 3e-3,
+        "window": None,
+        **getattr(store.resolve(name, TABLE), "TRAINING", {}),
+    }
     given = {"batch": batch, "lr": lr}
     return {**suggested, **{k: v for k, v in given.items() if v is not None}, "compile": compile}
 
 
-def fit_chain(chain: Chain, learn: Dataset, held: Dataset | None, folder: Path, info: dict, listen: Listener) -> Run:
+def fit_chain(
+    chain: Chain, learn: Dataset, held: Dataset | None, folder: Path, info: dict, listen: Listener
+) -> Run:
     """Train a chain within its budget; checkpoints, estimates on held-out items, and exact scores at the end."""
     options = info["training"]
     plan = Plan(**info["budget"], lr=options["lr"], seed=info["seed"], compile=options["compile"])
@@ -187,7 +206,9 @@ def run_training(training: Training, held: Dataset | None, folder: Path, listen:
                 saved = time.monotonic()
             listen({"event": "step", "training": training, "log": log.last})
             if stopped and not last:
-                raise KeyboardInterrupt(f"saved after {training.step} steps: go on with chainrule fit --resume -o {folder}")
+                raise KeyboardInterrupt(
+                    f"saved after {training.step} steps: go on with chainrule fit --resume -o {folder}"
+                )
 
 
 def look(training: Training, held: Dataset | None) -> dict[str, float]:
@@ -219,8 +240,10 @@ class Log:
     """metrics.jsonl: a line every 20 steps. Lines beyond the checkpoint that is resumed are dropped."""
 
     def __init__(self, path: Path, step: int):
-        self.path, self.pending, self.last = path, [], {}
-        self.mean, self.step, self.seconds = math.nan, step, None
+        self.path = path
+        self.pending: list[str] = []
+        self.last: dict[str, float] = {}
+        self.mean, self.step, self.seconds = math.nan, step, -1.0
         lines = path.read_text().splitlines() if path.exists() else []
         kept = [line for line in lines if json.loads(line)["step"] <= step]
         store.write_atomic(path, "".join(f"{line}\n" for line in kept).encode())
@@ -229,11 +252,17 @@ class Log:
         """Add a line about the training as it stands."""
         bits = training.loss / math.log(2)
         self.mean = bits if math.isnan(self.mean) else 0.9 * self.mean + 0.1 * bits
-        speed = {}
-        if self.seconds is not None and training.seconds > self.seconds:
+        speed: dict[str, float] = {}
+        if 0 <= self.seconds < training.seconds:
             speed = {"steps_per_s": round((training.step - self.step) / (training.seconds - self.seconds), 3)}
         self.step, self.seconds = training.step, training.seconds
-        self.last = {"step": training.step, "seconds": round(training.seconds, 3), "loss_bits": bits, **speed, **more}
+        self.last = {
+            "step": training.step,
+            "seconds": round(training.seconds, 3),
+            "loss_bits": bits,
+            **speed,
+            **more,
+        }
         self.pending.append(json.dumps(self.last))
 
     def flush(self) -> None:
@@ -270,7 +299,9 @@ def checkpoint(training: Training, folder: Path) -> None:
     """Write the whole state of a training, atomically."""
     tensors, counters = training.arrays()
     plain = {k: v.contiguous().clone() for k, v in tensors.items()}
-    store.write_atomic(folder / STATE, safetensors.torch.save(plain, {store.KEY: json.dumps(counters, sort_keys=True)}))
+    store.write_atomic(
+        folder / STATE, safetensors.torch.save(plain, {store.KEY: json.dumps(counters, sort_keys=True)})
+    )
 
 
 def restore(training: Training, folder: Path) -> None:
@@ -287,7 +318,9 @@ def restore(training: Training, folder: Path) -> None:
 def fit_code(code: Code, learn: Dataset, folder: Path, info: dict, listen: Listener) -> Run:
     """Fit a code to all events at once."""
     if learn.event is None:
-        raise ChainruleError(f"{info['model']} needs events of one shape, {learn.source} has several: crop or resize them")
+        raise ChainruleError(
+            f"{info['model']} needs events of one shape, {learn.source} has several: crop or resize them"
+        )
     began = time.perf_counter()
     code.fit(np.asarray(learn.x, dtype=np.float32))
     facts = {k: v for k, v in info.items() if k not in ("model", "args")}
@@ -304,7 +337,10 @@ def new_folder(out: str | Path | None, info: dict) -> Path:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise ChainruleError(f"{folder} exists and is not an empty folder: choose another -o")
     else:
-        stem = "".join(c if c.isalnum() or c in "-_." else "-" for c in Path(info["data"] or "data").name) or "data"
+        stem = (
+            "".join(c if c.isalnum() or c in "-_." else "-" for c in Path(info["data"] or "data").name)
+            or "data"
+        )
         first = Path("runs") / f"{stem}-{info['model']}"
         folder, number = first, 2
         while folder.exists():
@@ -325,7 +361,7 @@ def reopen(out: str | Path | None, minutes: float | None, steps: int | None) -> 
         raise ChainruleError(f"there is no run to resume at {folder}")
     try:
         info = json.loads((folder / INFO).read_text())
-        info["training"], info["budget"], info["args"], info["reading"]  # noqa: B018
+        info["training"], info["budget"], info["args"], info["reading"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ChainruleError(f"{folder / INFO} is damaged: {store.one_line(error)}") from error
     if minutes is not None or steps is not None:

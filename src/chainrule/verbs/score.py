@@ -87,7 +87,9 @@ def check_fits(chain: Chain, data: Dataset) -> None:
     if chain.classes and len(data) and int(data.context.max()) >= chain.classes:  # type: ignore[union-attr]
         raise ChainruleError(f"the data have {len(data.classes)} classes, the model has {chain.classes}")
     if data.binarise:
-        raise ChainruleError("these data are binarised afresh each time they are drawn: score a fixed split instead")
+        raise ChainruleError(
+            "these data are binarised afresh each time they are drawn: score a fixed split instead"
+        )
 
 
 def context_of(chain: Chain, data: Dataset, index) -> torch.Tensor | None:
