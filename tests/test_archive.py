@@ -300,6 +300,11 @@ LIES = {
     "items of two blocks": lambda h, i: (i["blocks"][0].update(items=2), i["blocks"][1].update(items=1)),
     "a block twice": lambda h, i: i["blocks"].append(dict(i["blocks"][0])),
     "a block less": lambda h, i: i["blocks"].pop(),
+    "a gap behind the blocks": lambda h, i: (
+        i["blocks"].pop(),
+        i.update(names=i["names"][:3], contexts=None, shapes=[[1, [4]], [2, [2, 3, 1]]]),
+        i.update(forms=[[1, FILE], [2, "symbols"]], contexts=[None, None, 3]),
+    ),
     "no blocks": lambda h, i: i.update(blocks=[]),
     "blocks": lambda h, i: i.update(blocks=7),
     "blocks of blocks": lambda h, i: i.update(blocks=[[]]),
@@ -467,6 +472,36 @@ def test_a_raw_block_unpacks_to_no_more_than_it_declares(tmp_path, parts):
         tracemalloc.stop()
     assert "does not unpack to the 12 bytes" in text
     assert peak < 1e6
+
+
+def test_more_items_than_bytes_are_refused_before_they_are_listed(tmp_path, parts):
+    header, middle, index = taken_apart(parts)
+    many = 10**7
+    index["blocks"] = [index["blocks"][0] | {"coding": MODEL, "items": many, "bytes": len(middle) - 5}]
+    index |= {"names": many, "shapes": [[many, [0]]], "forms": [[many, "symbols"]], "contexts": None}
+    data = put_together(header, middle, index)
+    tracemalloc.start()
+    try:
+        text = refused(tmp_path / "x", data)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert "items must be a whole number" in text
+    assert peak < 1e6
+
+
+def test_only_zeros_may_follow_packed_bytes(tmp_path):
+    path = write(tmp_path / "x", HEADER, b"model", [(LZMA, [Item("a", (3,))], [b"abc"], None)])
+    header, middle, index = taken_apart(path.read_bytes())
+    for more, right in ((b"\0\0", True), (b"\0x", False)):
+        block = middle[5:] + more
+        index["blocks"][0].update(bytes=len(block), crc32=zlib.crc32(block))
+        data = put_together(header, b"model" + block, index)
+        if right:
+            path.write_bytes(data)
+            assert read(path)[0] == [b"abc"]
+        else:
+            assert "does not unpack" in refused(path, data)
 
 
 def test_an_index_bomb_is_refused_before_it_is_unpacked(tmp_path, parts):

@@ -221,14 +221,21 @@ def test_where_modelling_does_not_pay_it_is_not_used(tmp_path):
 
 
 def test_the_report_says_when_the_model_has_paid_for_itself(tmp_path):
+    """From `break_even` such items on the archive with its model is smaller than xz, and not before."""
     chain = Markov()
-    data = dataset(drawn(chain, (20, 20), 30))
-    report = packed(tmp_path / "x", chain, data, embed=bytes(10_000))
-    assert report.model_bytes == 10_000
-    gain = (report.xz_bytes - report.archive_bytes + 10_000) / 30
-    assert report.break_even == math.ceil(10_000 / gain)
-    assert report.with_model == pytest.approx(report.bits_per_dim + 80_000 / report.symbols)
-    assert report.payload_bytes < report.archive_bytes - 10_000
+    x = drawn(chain, (20, 20), 400)
+
+    def report_on(n: int):
+        return packed(tmp_path / f"{n}", chain, dataset(x[:n]), embed=bytes(3000), verify=False)
+
+    report = report_on(100)
+    assert 100 < report.break_even < 320
+    for n in (round(report.break_even * 0.8), round(report.break_even * 1.25)):
+        there = report_on(n)
+        assert (there.archive_bytes < there.xz_bytes) == (n > report.break_even)
+    assert report.model_bytes == 3000
+    assert report.with_model == pytest.approx(report.bits_per_dim + 24_000 / report.symbols)
+    assert report.payload_bytes < report.archive_bytes - 3000
     worse = packed(tmp_path / "y", Uniform(8), dataset(np.zeros((3, 4), np.uint8)), embed=bytes(10))
     assert worse.break_even is None
 
@@ -758,6 +765,31 @@ def test_an_array_of_lies_is_refused(tmp_path):
     with one_line("do not make one array"):
         extract(tmp_path / "x", tmp_path / "out", lambda model, sha: Uniform(8))
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_small_files_that_are_kept_whole_share_a_block(tmp_path):
+    sizes, x = [10, 70_000, 20, 30, 66_000, 40], []
+    for i, size in enumerate(sizes):
+        (tmp_path / f"{i}").write_bytes(bytes([i]) * size)
+        x.append(np.zeros((4, 4, 3), np.uint8))
+    data = dataset(x, 256, "image", names=[f"{i}" for i in range(6)])
+    originals = {name: tmp_path / name for name in data.names}
+    packed(tmp_path / "x", Uniform(256), data, originals=originals)
+    with Archive(tmp_path / "x") as archive:
+        assert [len(block.items) for block in archive.blocks] == [1, 1, 2, 1, 1]
+    for i, (name, found) in enumerate(unpacked(tmp_path / "x", Uniform(256)).items()):
+        assert name == f"{i}"
+        assert found.tobytes() == bytes([i]) * sizes[i]
+
+
+def test_the_report_can_be_read(tmp_path):
+    report = packed(tmp_path / "x", Markov(), dataset(drawn(Markov(), (60, 4), 20)), embed=bytes(100))
+    text = str(report)
+    assert f"{report.archive_bytes:,} bytes, of which 100 are the model" in text
+    assert f"{report.bits_per_dim:.4f} bits/dim without the model" in text
+    assert f"from {report.break_even:,} such items on" in text
+    worse = packed(tmp_path / "y", Uniform(8), dataset(np.zeros((3, 4), np.uint8)), embed=bytes(10))
+    assert "does not pay" in str(worse)
 
 
 def test_what_inspect_says_is_json(small):

@@ -129,6 +129,7 @@ class Writer:
             raise ChainruleError(f"the header would take {len(text)} bytes, {MAX_HEADER} are allowed")
         start = PREFIX.pack(MAGIC, VERSION, 0, len(text), 0)[:-4]
         self._header_crc = zlib.crc32(text, zlib.crc32(start))
+        self.fixed = PREFIX.size + len(text) + FOOTER.size  # bytes, however many items there are
         self._write(start + struct.pack("<I", self._header_crc) + text + model)
 
     def add(self, coding: str, payload: bytes, items: Sequence[Item], sha256: str) -> int:

@@ -174,7 +174,7 @@ def compress(
         if verify:
             file.flush()
             check_written(file.name, ready, progress)
-    return account(source, items, tally, total, time.monotonic() - started)
+    return account(source, items, tally, total, writer.fixed, time.monotonic() - started)
 
 
 def check_data(chain: Chain, data: Dataset) -> None:
@@ -413,7 +413,9 @@ def check_written(path: str, chain: Chain, progress: Progress | None) -> None:
             pass
 
 
-def account(source: Source, items: list[Item], tally: Tally, total: int, seconds: float) -> Report:
+def account(
+    source: Source, items: list[Item], tally: Tally, total: int, fixed: int, seconds: float
+) -> Report:
     """The sums for the report."""
     packer, raw_bytes, xz_bytes = lzma.LZMACompressor(preset=6), 0, 0
     for i in range(len(items)):
@@ -423,7 +425,7 @@ def account(source: Source, items: list[Item], tally: Tally, total: int, seconds
     xz_bytes += len(packer.flush())
     header = source.header
     symbols, rest = raw_bytes // header.width, total - header.model_bytes
-    gain = (xz_bytes - rest) / len(items)  # bytes an item
+    gain = (xz_bytes - (rest - fixed)) / len(items)  # bytes an item
     return Report(
         items=len(items),
         symbols=symbols,
@@ -438,6 +440,6 @@ def account(source: Source, items: list[Item], tally: Tally, total: int, seconds
         ideal_bits=tally.ideal,
         coded_bits=8 * tally.bytes[MODEL],
         xz_bytes=xz_bytes,
-        break_even=math.ceil(header.model_bytes / gain) if gain > 0 else None,
+        break_even=math.ceil((header.model_bytes + fixed) / gain) if gain > 0 else None,
         seconds=seconds,
     )
