@@ -89,7 +89,8 @@ def test_frequencies_follow_the_probabilities(symbols, seed, spread):
     assert (table.sum(1, dtype=np.uint64) == TOTAL).all()
     others = np.arange(symbols) != logits.argmax(1)[:, None]
     expected = 1 + p * (TOTAL - symbols)
-    assert np.all(np.abs(table - expected)[others] <= 1 + 1e-8 * expected[others])
+    # floor takes up to 1, the rounding of weights to 2^-32 up to 2^-8, exp 1e-9 of it
+    assert np.all(np.abs(table - expected)[others] <= 1.005 + 1e-8 * expected[others])
 
 
 def test_equal_logits_give_equal_frequencies_in_any_batch():
