@@ -119,7 +119,7 @@ def curve(series: Mapping[str, tuple[Sequence[float], Sequence[float]]], xlabel:
         room = 0.06 * (high - low) or 1.0
         axes.set_ylim(low - room, high + room)
     if len(series) > 1:
-        axes.legend(frameon=False, labelcolor=INK, loc="upper right")
+        axes.legend(frameon=False, labelcolor=INK, loc="best")
     return svg(figure)
 
 

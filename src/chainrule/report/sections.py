@@ -86,7 +86,7 @@ def completions_section(
         figure(
             sheet(events, levels, columns, shown, width=640),
             f"{len(original)} rows of images: original, the given part, {columns - 2} completions",
-            f"First column: original. Second: what was given. Then {columns - 2} completions.",
+            "First column: original. Second: what was given. Then what the model made of it.",
         ),
     )
 
