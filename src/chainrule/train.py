@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from chainrule.errors import ChainruleError
+
 Batch = tuple[Tensor, ...]
 COMPILE_PAYS_AFTER = 6.0  # minutes of budget: compiling takes about 45 s and saves about a quarter of a step
 TRIAL = 5  # steps timed before and after compiling
@@ -40,10 +42,9 @@ class Plan:
 
     def done(self, step: int, seconds: float) -> float:
         """The share of the budget that is spent, 0..1."""
-        spent = (
-            step / max(self.steps, 1) if self.steps is not None else seconds / (60 * (self.minutes or 1e-9))
-        )
-        return min(1.0, spent)
+        if self.steps is not None:
+            return min(1.0, step / self.steps) if self.steps else 1.0
+        return min(1.0, seconds / (60 * (self.minutes or 1e-9)))
 
     def rate(self, step: int, seconds: float) -> float:
         """The learning rate of a step."""
@@ -73,6 +74,14 @@ class Training:
             {"params": other, "weight_decay": 0.0},
         ]
         self.optimizer = torch.optim.AdamW(groups, lr=plan.lr, betas=(0.9, 0.99), fused=True)
+        for (
+            p
+        ) in self.params.values():  # what AdamW would do at its first step: a state is whole from the start
+            self.optimizer.state[p] = {
+                "step": torch.zeros(()),
+                "exp_avg": torch.zeros_like(p),
+                "exp_avg_sq": torch.zeros_like(p),
+            }
         self.average = {k: p.detach().clone() for k, p in self.params.items()}
         self.step, self.seconds, self.loss = 0, 0.0, math.nan
         self.note = ""  # what was decided about compiling
@@ -95,9 +104,8 @@ class Training:
             group["lr"] = self.plan.rate(self.step, self.seconds)
         self.model.train()
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(
-                ((self.plan.seed << 32) + self.step) % (1 << 63)
-            )  # for dropout; everyone else's numbers are kept
+            # For dropout; everyone else's numbers are kept.
+            torch.manual_seed(((self.plan.seed << 32) + self.step) % (1 << 63))
             loss = loss_of(*batch)
             self.optimizer.zero_grad()
             loss.backward()
@@ -111,26 +119,40 @@ class Training:
 
     def averaged(self) -> dict[str, Tensor]:
         """The state of the model with the averaged weights."""
-        return {**self.model.state_dict(), **self.average}
+        mean_of = dict(zip(self.params.values(), self.average.values(), strict=True))
+        named = self.model.named_parameters(
+            remove_duplicate=False
+        )  # weights shared by two modules have two names
+        return {**self.model.state_dict(), **{name: mean_of[p] for name, p in named}}
 
     def arrays(self) -> tuple[dict[str, Tensor], dict[str, float]]:
         """(tensors, counters) from which `restore` continues."""
         tensors = {f"weights.{k}": v for k, v in self.model.state_dict().items()}
         tensors |= {f"average.{k}": v for k, v in self.average.items()}
         for name, p in self.params.items():
-            tensors |= {f"optimizer.{name}.{k}": v for k, v in self.optimizer.state.get(p, {}).items()}
+            tensors |= {f"optimizer.{name}.{k}": v for k, v in self.optimizer.state[p].items()}
         return tensors, {"step": self.step, "seconds": self.seconds}
 
     def restore(self, tensors: dict[str, Tensor], counters: dict[str, float]) -> None:
-        """Go back to what `arrays` gave."""
-        self.model.load_state_dict(below("weights.", tensors))
-        self.average = {k: v.clone() for k, v in below("average.", tensors).items()}
-        for name, p in self.params.items():
-            if moments := below(f"optimizer.{name}.", tensors):
-                self.optimizer.state[p] = {
-                    k: torch.empty_like(p).copy_(v) if v.ndim else v.clone() for k, v in moments.items()
-                }
-        self.step, self.seconds = int(counters["step"]), float(counters["seconds"])
+        """Go back to what `arrays` gave.
+
+        Raises:
+            ChainruleError: they are not the whole state of this training. Then nothing has changed.
+        """
+        step, seconds = counters.get("step"), counters.get("seconds")
+        if type(step) is not int or not 0 <= step < 1 << 53:
+            raise ChainruleError(f"the state of the training is of step {step!r}: it is damaged")
+        if type(seconds) not in (int, float) or not 0 <= seconds < math.inf:
+            raise ChainruleError(f"the state of the training is of second {seconds!r}: it is damaged")
+        current, _ = self.arrays()
+        for name in sorted(current.keys() | tensors.keys()):
+            found, wanted = kind_of(tensors.get(name)), kind_of(current.get(name))
+            if found != wanted:
+                raise ChainruleError(f"the state of the training has {found} for {name}, the model {wanted}")
+        with torch.no_grad():
+            for name, tensor in current.items():
+                tensor.copy_(tensors[name])
+        self.step, self.seconds = step, float(seconds)
 
 
 class Trial:
@@ -193,6 +215,8 @@ def has_compiler() -> bool:
     return any(shutil.which(name) for name in ("g++", "clang++", "cl"))
 
 
-def below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The entries whose names begin with `prefix`, without it."""
-    return {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
+def kind_of(tensor: Tensor | None) -> str:
+    """Type and shape of an array in words."""
+    return (
+        "nothing" if tensor is None else f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
+    )
