@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import platform
 import signal
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -28,15 +30,30 @@ from chainrule.verbs.score import score
 
 DEFAULT_MODEL = {"image": "gated-pixelcnn", "text": "char-lstm", "array": "char-lstm"}
 DEFAULT_MINUTES = 10.0
-SAVE_EVERY = 20.0  # seconds between checkpoints
+SAVE_EVERY = 20.0  # seconds between checkpoints, unless told otherwise
 LOOK_EVERY = 60.0  # seconds between estimates on held-out items
 LOOK_AT = 1 << 17  # symbols at most in such an estimate
+
+NUMBER, MAYBE_NUMBER = (int, float), (int, float, type(None))
+KEPT: dict[str, Any] = {  # what run.json must hold for a run to go on
+    **dict.fromkeys(["model", "data", "kind"], str),
+    **dict.fromkeys(["levels", "items", "crc32", "seed", "threads"], int),
+    **dict.fromkeys(["args", "reading", "budget", "training"], dict),
+    "holdout": NUMBER,
+    "conditional": bool,
+    "event": (list, type(None)),
+}
+KEPT_PARTS: dict[str, dict[str, Any]] = {
+    "budget": {"minutes": MAYBE_NUMBER, "steps": (int, type(None))},
+    "training": {"batch": int, "lr": NUMBER, "window": (int, type(None)), "compile": (bool, type(None))},
+    "reading": {"split": str, "classes": bool},
+}
 
 Listener = Callable[[dict[str, Any]], object]
 
 
 def fit(
-    data: str | Dataset,
+    data: str | os.PathLike[str] | np.ndarray | Dataset | None,
     model: str | None = None,
     *,
     out: str | Path | None = None,
@@ -51,12 +68,14 @@ def fit(
     lr: float | None = None,
     compile: bool | None = None,
     resume: bool = False,
+    save_every: float | None = None,
     listen: Listener | None = None,
 ) -> Run:
     """Learn a model of `data` and leave it in a run folder.
 
     Args:
-        data: a path, a name such as "mnist", or a Dataset (a run of a Dataset can be resumed only with it).
+        data: a path, a name such as "mnist", an array with one item a row, or a Dataset. To resume, None: the
+            same as before (an array or a Dataset must be given again).
         model: a name from the tables; by default a chain that suits the kind of data.
         out: the run folder; by default runs/DATA-MODEL.
         minutes, steps: the budget, one of them; ten minutes without either.
@@ -66,41 +85,58 @@ def fit(
         batch, lr: items a step and the highest learning rate; by default what suits the model.
         compile: see `Plan`.
         resume: go on with the training in `out`; everything else is read from there, but a new budget may be given.
-        listen: called with a dict: {"event": "start" | "step" | "look" | "end", ...}.
+        save_every: seconds between checkpoints, which are all that a killed training loses; 20 by default.
+        listen: called with a dict: {"event": "data" | "start" | "step" | "end", ...}.
 
     Raises:
         ChainruleError: data or options that do not fit; a run folder that is in use.
         KeyboardInterrupt: after Ctrl-C, when the state has been saved.
     """
     listen = listen or (lambda event: None)
-    if minutes is not None and steps is not None:
-        raise ChainruleError(f"a budget is --minutes {minutes} or --steps {steps}, not both")
-    if minutes is not None and not 0 < minutes < 1e6:
-        raise ChainruleError(f"--minutes {minutes}: a budget lies between 0 and 1,000,000 minutes")
-    if steps is not None and not 0 <= steps < 1 << 40:
-        raise ChainruleError(f"--steps {steps}: a budget lies between 0 and 2^40 steps")
+    save_every = SAVE_EVERY if save_every is None else save_every
+    check_options(minutes, steps, seed, lr, holdout, save_every)
     if resume:
-        info, folder = reopen(out, minutes, steps)
-        dataset = load(info["data"], **info["reading"]) if isinstance(data, str) else data
+        info, folder = reopen(out)
+        dataset = load(info["data"] if data is None else data, **info["reading"])
+        check_same_data(dataset, info)
+        if minutes is not None or steps is not None:
+            info["budget"] = {"minutes": minutes, "steps": steps}
+            write_info(folder, info)
+    elif data is None:
+        raise ChainruleError("say what to learn from: a path, or a name that chainrule data lists")
     else:
-        dataset = load(data, split="train", classes=conditional) if isinstance(data, str) else data
+        dataset = load(data, split="train", classes=conditional)
         info = describe(dataset, model, size, settings or {}, seed, conditional, holdout)
         info["reading"] = {"split": "train", "classes": conditional}
-        info["budget"] = (
-            {"minutes": minutes, "steps": steps}
-            if steps is not None or minutes
-            else {"minutes": DEFAULT_MINUTES, "steps": None}
-        )
+        info["budget"] = {
+            "minutes": minutes if steps is not None or minutes else DEFAULT_MINUTES,
+            "steps": steps,
+        }
         info["training"] = training_options(info["model"], batch, lr, compile)
+        store.build(info["model"], info["args"], TABLE)  # what cannot be built leaves no folder behind
         folder = new_folder(out, info)
         write_info(folder, info)
+    listen({"event": "data", "data": dataset})
     if not info["conditional"]:
         dataset = replace(dataset, context=None, classes=())
     learn, held = train_holdout(dataset, info["holdout"]) if info["holdout"] else (dataset, None)
     built = store.build(info["model"], info["args"], TABLE, info["seed"])
     if isinstance(built, Code):
         return fit_code(built, learn, folder, info, listen)
-    return fit_chain(built, learn, held, folder, info, listen)
+    return fit_chain(built, learn, held, folder, info, save_every, listen)
+
+
+def check_options(minutes, steps, seed, lr, holdout, save_every) -> None:
+    """One clear line about a number that there cannot be."""
+    check_budget(minutes, steps)
+    if not 0 <= seed < 1 << 63:
+        raise ChainruleError(f"--seed {seed}: take one from 0 to 2^63 - 1")
+    if lr is not None and not 0 < lr < math.inf:
+        raise ChainruleError(f"--lr {lr}: a learning rate is more than 0, such as 0.003")
+    if not 0 <= holdout <= 0.5:
+        raise ChainruleError(f"--holdout {holdout}: keep a share from 0 to 0.5 to score with")
+    if not 0 <= save_every < math.inf:
+        raise ChainruleError(f"--save-every {save_every}: take 0 (after every step) or more seconds")
 
 
 def describe(data: Dataset, model, size, settings, seed, conditional, holdout) -> dict[str, Any]:
@@ -124,10 +160,7 @@ def describe(data: Dataset, model, size, settings, seed, conditional, holdout) -
         "size": size,
         "settings": settings,
         "data": data.source,
-        "kind": data.kind,
-        "levels": data.levels,
-        "event": data.event,
-        "items": len(data),
+        **same_data(data),
         "classes": list(seen.classes),
         "conditional": conditional,
         "holdout": min(holdout, 1000 / max(len(data), 1)) if data.kind != "text" else holdout,
@@ -154,7 +187,13 @@ def training_options(name: str, batch, lr, compile) -> dict[str, Any]:
 
 
 def fit_chain(
-    chain: Chain, learn: Dataset, held: Dataset | None, folder: Path, info: dict, listen: Listener
+    chain: Chain,
+    learn: Dataset,
+    held: Dataset | None,
+    folder: Path,
+    info: dict,
+    save_every: float,
+    listen: Listener,
 ) -> Run:
     """Train a chain within its budget; checkpoints, estimates on held-out items, and exact scores at the end."""
     options = info["training"]
@@ -168,7 +207,7 @@ def fit_chain(
     if training is not None:
         restore(training, folder)
         listen({"event": "start", "training": training, "info": info, "folder": folder})
-        run_training(training, held, folder, listen)
+        run_training(training, held, folder, save_every, listen)
         chain.load_state_dict(training.averaged())
     chain.eval()
     facts = {k: v for k, v in info.items() if k not in ("model", "args")}
@@ -188,7 +227,9 @@ def finish(model: Chain | Code, folder: Path, info: dict, facts: dict, listen: L
     return Run(folder, model, info)
 
 
-def run_training(training: Training, held: Dataset | None, folder: Path, listen: Listener) -> None:
+def run_training(
+    training: Training, held: Dataset | None, folder: Path, save_every: float, listen: Listener
+) -> None:
     """The loop with its checkpoints. Ctrl-C or SIGTERM: the step is finished, the state saved, then it stops."""
     log = Log(folder / METRICS, training.step)
     saved = looked = time.monotonic()
@@ -200,7 +241,7 @@ def run_training(training: Training, held: Dataset | None, folder: Path, listen:
                 looked = time.monotonic()
             elif state.step % 20 == 0:
                 log.write(training, {})
-            if now - saved >= SAVE_EVERY or last or stopped:
+            if now - saved >= save_every or last or stopped:
                 log.flush()
                 checkpoint(training, folder)
                 saved = time.monotonic()
@@ -244,8 +285,8 @@ class Log:
         self.pending: list[str] = []
         self.last: dict[str, float] = {}
         self.mean, self.step, self.seconds = math.nan, step, -1.0
-        lines = path.read_text().splitlines() if path.exists() else []
-        kept = [line for line in lines if json.loads(line)["step"] <= step]
+        lines = path.read_text(errors="replace").splitlines() if path.exists() else []
+        kept = [line for line in lines if step_of(line) <= step]
         store.write_atomic(path, "".join(f"{line}\n" for line in kept).encode())
 
     def write(self, training: Training, more: dict[str, float]) -> None:
@@ -271,6 +312,14 @@ class Log:
             with self.path.open("a") as file:
                 file.write("".join(f"{line}\n" for line in self.pending))
             self.pending = []
+
+
+def step_of(line: str) -> float:
+    """The step that a line of metrics.jsonl is about; infinite for the torn last line of a run that was killed."""
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError, OverflowError):
+        return math.inf
 
 
 @contextmanager
@@ -322,7 +371,12 @@ def fit_code(code: Code, learn: Dataset, folder: Path, info: dict, listen: Liste
             f"{info['model']} needs events of one shape, {learn.source} has several: crop or resize them"
         )
     began = time.perf_counter()
-    code.fit(np.asarray(learn.x, dtype=np.float32))
+    try:
+        code.fit(np.asarray(learn.x, dtype=np.float32))
+    except (TypeError, ValueError) as error:  # scikit-learn's own complaints about numbers and shapes
+        raise ChainruleError(
+            f"{info['model']} cannot learn {info['data']}: {store.one_line(error)}"
+        ) from error
     facts = {k: v for k, v in info.items() if k not in ("model", "args")}
     facts["trained"] = {"seconds": round(time.perf_counter() - began, 3)}
     return finish(code, folder, info, facts, listen)
@@ -352,8 +406,8 @@ def new_folder(out: str | Path | None, info: dict) -> Path:
     return folder
 
 
-def reopen(out: str | Path | None, minutes: float | None, steps: int | None) -> tuple[dict[str, Any], Path]:
-    """run.json of a run to go on with, the budget replaced when a new one is given."""
+def reopen(out: str | Path | None) -> tuple[dict[str, Any], Path]:
+    """run.json of a run to go on with, checked; the number of threads becomes that of the run."""
     if out is None:
         raise ChainruleError("--resume needs the run to go on with: -o RUN")
     folder = Path(out)
@@ -361,15 +415,63 @@ def reopen(out: str | Path | None, minutes: float | None, steps: int | None) -> 
         raise ChainruleError(f"there is no run to resume at {folder}")
     try:
         info = json.loads((folder / INFO).read_text())
-        info["training"], info["budget"], info["args"], info["reading"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        check_types(info, KEPT)
+        for part, types in KEPT_PARTS.items():
+            check_types(info[part], types)
+        check_budget(**info["budget"])
+        if not 1 <= info["threads"] <= 1024 or not 0 <= info["holdout"] < 1 or info["training"]["batch"] < 1:
+            raise ValueError("threads, holdout or batch are out of range")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ChainruleError(f"{folder / INFO} is damaged: {store.one_line(error)}") from error
-    if minutes is not None or steps is not None:
-        info["budget"] = {"minutes": minutes, "steps": steps}
-        write_info(folder, info)
     if info["threads"] != torch.get_num_threads():
         torch.set_num_threads(info["threads"])  # another number would give other bits
     return info, folder
+
+
+def check_types(found: dict[str, Any], wanted: dict[str, Any]) -> None:
+    """Raise a TypeError or KeyError when a JSON object lacks what `wanted` lists, or has it with another type."""
+    for key, types in wanted.items():
+        if not isinstance(found[key], types):
+            raise TypeError(f"{key} is {found[key]!r}")
+
+
+def check_budget(minutes: float | None, steps: int | None) -> None:
+    """One clear line for a budget that there cannot be."""
+    if minutes is not None and steps is not None:
+        raise ChainruleError(f"a budget is --minutes {minutes} or --steps {steps}, not both")
+    if minutes is not None and not 0 < minutes < 1e6:
+        raise ChainruleError(f"--minutes {minutes}: a budget lies between 0 and 1,000,000 minutes")
+    if steps is not None and not 0 <= steps < 1 << 40:
+        raise ChainruleError(f"--steps {steps}: a budget lies between 0 and 2^40 steps")
+
+
+def check_same_data(data: Dataset, info: dict[str, Any]) -> None:
+    """One clear line when a run is to go on with other data than it began with."""
+    for what, now in same_data(data).items():
+        if info[what] != now:
+            raise ChainruleError(
+                f"the data have {what} {store.one_line(now)}, the run began with {store.one_line(info[what])}: "
+                "go on with the same data, or begin a new run"
+            )
+
+
+def same_data(data: Dataset) -> dict[str, Any]:
+    """What must not change between a run and its continuation."""
+    return {
+        "kind": data.kind,
+        "levels": data.levels,
+        "items": len(data),
+        "event": list(data.event) if data.event else None,
+        "crc32": crc32(data),
+    }
+
+
+def crc32(data: Dataset) -> int:
+    """CRC-32 of at most 64 items, spread over the data, and at most the first million symbols of each."""
+    crc = 0
+    for i in sorted(set(np.linspace(0, len(data) - 1, 64).astype(int).tolist())) if len(data) else []:
+        crc = zlib.crc32(np.asarray(data.x[i]).reshape(-1)[:1_000_000].astype("<i8").tobytes(), crc)
+    return crc
 
 
 def write_info(folder: Path, info: dict[str, Any]) -> None:
