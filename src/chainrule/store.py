@@ -6,6 +6,7 @@ import hashlib
 import importlib
 import inspect
 import json
+import math
 import os
 import struct
 import tempfile
@@ -16,6 +17,7 @@ import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from chainrule.errors import ChainruleError
 from chainrule.model import Chain, Code
@@ -24,13 +26,17 @@ FORMAT = 1
 KEY = "chainrule"  # the one metadata key: safetensors writes several in a different order each time
 HEADER_LIMIT = 1 << 24  # bytes; a real header holds a line a tensor
 
+CALLS_A_MODEL, CALLS_A_TENSOR = 2000, 100  # of PyTorch, in a constructor; a layer takes about five a tensor
+
 Table = dict[str, str]
 
 
 def resolve(name: str, table: Table) -> type[Chain] | type[Code]:
     """The class that a table lists under `name`."""
     if name not in table:
-        raise ChainruleError(f"there is no model {name!r}: choose from {', '.join(sorted(table))}")
+        raise ChainruleError(
+            f"there is no model {one_line(repr(name))}: choose from {', '.join(sorted(table))}"
+        )
     module, attribute = table[name].split(":")
     return getattr(importlib.import_module(module), attribute)
 
@@ -55,15 +61,30 @@ def build(name: str, args: dict[str, Any], table: Table, seed: int = 0) -> Chain
     """A new model; its first weights are drawn from `seed` alone."""
     cls = resolve(name, table)
     known = options(cls)
-    for key in args:
+    for key, value in args.items():
         if key not in known:
-            raise ChainruleError(f"{name} has no option {key!r}: it has {', '.join(known)}")
+            raise ChainruleError(f"{name} has no option {one_line(repr(key))}: it has {', '.join(known)}")
+        kind = known[key].annotation
+        if not fits(value, kind):
+            raise ChainruleError(f"{name} takes {kind} for {key}, not {one_line(repr(value))}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
             return cls(**args)
         except (TypeError, RuntimeError, ValueError, OverflowError, ZeroDivisionError) as error:
-            raise ChainruleError(f"{name} cannot be built with {args}: {one_line(error)}") from error
+            given = ", ".join(f"{k}={v}" for k, v in args.items())
+            raise ChainruleError(
+                f"{name} cannot be built with {one_line(given)}: {one_line(error)}"
+            ) from error
+
+
+def fits(value: Any, annotation: Any) -> bool:
+    """Whether a value may be given for a parameter whose annotation is int, float or bool; others take anything."""
+    if annotation == "int":
+        return isinstance(value, int) and not isinstance(value, bool)
+    if annotation == "float":
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return annotation != "bool" or isinstance(value, bool)
 
 
 def arguments(model: Chain | Code) -> dict[str, Any]:
@@ -91,7 +112,7 @@ def parse(data: bytes, table: Table, origin: str = "the model") -> tuple[Chain |
     header, tensors = read_tensors(data, origin)
     if header.get("format") != FORMAT:
         raise ChainruleError(
-            f"{origin} has format {header.get('format')}, this version reads {FORMAT}: update chainrule"
+            f"{origin} has format {one_line(header.get('format'))}, this version reads {FORMAT}: update chainrule"
         )
     name, args = header.get("model"), header.get("args")
     if not isinstance(name, str) or not isinstance(args, dict):
@@ -117,17 +138,32 @@ def check_size(name: str, args: dict, tensors: dict[str, Tensor], table: Table, 
     for key, value in args.items():
         if isinstance(value, int) and abs(value) > most:
             raise ChainruleError(
-                f"{origin} says {key}={value}, more than its {most} weights could hold: it is damaged"
+                f"{origin} says {one_line(key)}={one_line(value)}, more than its {most} weights could hold: "
+                "it is damaged"
             )
-    with torch.device("meta"):
-        expected = {k: tuple(v.shape) for k, v in build(name, args, table).state_dict().items()}
-    found = {k: tuple(v.shape) for k, v in tensors.items()}
-    for key in expected.keys() | found.keys():
+    with torch.device("meta"), Patience(CALLS_A_MODEL + CALLS_A_TENSOR * len(tensors)):
+        expected = {k: (str(v.dtype), *v.shape) for k, v in build(name, args, table).state_dict().items()}
+    found = {k: (str(v.dtype), *v.shape) for k, v in tensors.items()}
+    for key in sorted(expected.keys() | found.keys()):
         if expected.get(key) != found.get(key):
             raise ChainruleError(
-                f"{origin} has {found.get(key, 'no array')} for {key}, a {name} with its arguments "
+                f"{origin} has {found.get(key, 'no array')} for {one_line(key)}, a {name} with its arguments "
                 f"has {expected.get(key, 'none')}: it is damaged or from another version"
             )
+
+
+class Patience(TorchFunctionMode):
+    """Within it PyTorch can be called `calls` times: a damaged file may ask for a million layers."""
+
+    def __init__(self, calls: int):
+        super().__init__()
+        self.calls = calls
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        self.calls -= 1
+        if self.calls < 0:
+            raise ValueError("it would have many more arrays than its file")
+        return func(*args, **(kwargs or {}))
 
 
 def read_tensors(data: bytes, origin: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -181,6 +217,6 @@ def read_bytes(path: str | Path) -> bytes:
         raise ChainruleError(f"cannot read {path}: {error.strerror or error}") from error
 
 
-def one_line(error: BaseException) -> str:
-    """The message of an error without its line breaks, at most 200 characters."""
-    return " ".join(str(error).split())[:200] or type(error).__name__
+def one_line(thing: object) -> str:
+    """The message of an error, or what somebody gave, without line breaks: at most 200 characters."""
+    return " ".join(str(thing).split())[:200] or type(thing).__name__

@@ -5,6 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from chainrule.errors import ChainruleError
+
+MOST = 4096  # levels: the basis takes K² numbers
+
 
 class LevelTable(nn.Module):
     """A (K, D) table T = B A, indexed by levels 0..K-1; B a fixed invertible basis, A (K, D) learned.
@@ -22,6 +26,8 @@ class LevelTable(nn.Module):
 
     def __init__(self, symbols: int, width: int):
         super().__init__()
+        if not 1 <= symbols <= MOST:
+            raise ChainruleError(f"a table of {symbols} levels cannot be built: 1 to {MOST} can")
         self.coefficients = nn.Parameter(0.02 * torch.randn(symbols, width))
         self.register_buffer("basis", smooth_basis(symbols), persistent=False)
 

@@ -94,7 +94,7 @@ def fit(
     """
     listen = listen or (lambda event: None)
     save_every = SAVE_EVERY if save_every is None else save_every
-    check_options(minutes, steps, seed, lr, holdout, save_every)
+    check_options(minutes, steps, seed, lr, batch, holdout, save_every)
     if resume:
         info, folder = reopen(out)
         dataset = load(info["data"] if data is None else data, **info["reading"])
@@ -126,7 +126,7 @@ def fit(
     return fit_chain(built, learn, held, folder, info, save_every, listen)
 
 
-def check_options(minutes, steps, seed, lr, holdout, save_every) -> None:
+def check_options(minutes, steps, seed, lr, batch, holdout, save_every) -> None:
     """One clear line about a number that there cannot be."""
     check_budget(minutes, steps)
     if not 0 <= seed < 1 << 63:
@@ -135,6 +135,8 @@ def check_options(minutes, steps, seed, lr, holdout, save_every) -> None:
         raise ChainruleError(f"--lr {lr}: a learning rate is more than 0, such as 0.003")
     if not 0 <= holdout <= 0.5:
         raise ChainruleError(f"--holdout {holdout}: keep a share from 0 to 0.5 to score with")
+    if batch is not None and batch < 1:
+        raise ChainruleError(f"--batch {batch}: a step takes at least one item")
     if not 0 <= save_every < math.inf:
         raise ChainruleError(f"--save-every {save_every}: take 0 (after every step) or more seconds")
 
@@ -215,6 +217,7 @@ def fit_chain(
         facts["held_out"] = {"items": len(held), "bits_per_dim": score(chain, held).bits_per_dim}
     if training is not None:
         facts["trained"] = {"steps": training.step, "seconds": round(training.seconds, 3)}
+        facts["trained"] |= {"note": training.note} if training.note else {}
     return finish(chain, folder, info, facts, listen)
 
 
@@ -418,9 +421,10 @@ def reopen(out: str | Path | None) -> tuple[dict[str, Any], Path]:
         check_types(info, KEPT)
         for part, types in KEPT_PARTS.items():
             check_types(info[part], types)
-        check_budget(**info["budget"])
-        if not 1 <= info["threads"] <= 1024 or not 0 <= info["holdout"] < 1 or info["training"]["batch"] < 1:
-            raise ValueError("threads, holdout or batch are out of range")
+        training, budget = info["training"], (info["budget"]["minutes"], info["budget"]["steps"])
+        check_options(*budget, info["seed"], training["lr"], training["batch"], info["holdout"], 0)
+        if not 1 <= info["threads"] <= 1024:
+            raise ValueError(f"threads is {info['threads']}")
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ChainruleError(f"{folder / INFO} is damaged: {store.one_line(error)}") from error
     if info["threads"] != torch.get_num_threads():
