@@ -28,15 +28,15 @@ class CharLSTM(Chain):
 
     SIZES = {
         "tiny": {"width": 8},
-        "laptop": {"width": 512},
+        "laptop": {"width": 384},
         # Graves 2013, section 3.1: one layer of 1000 cells on characters of the Penn Treebank.
         "paper": {"width": 1000},
     }
     KINDS = ("text", "array")
-    TRAINING = {"batch": 32, "lr": 3e-3, "window": 256}
+    TRAINING = {"batch": 16, "lr": 3e-3, "window": 128}
 
     def __init__(
-        self, symbols: int = 256, width: int = 512, layers: int = 1, dropout: float = 0.0, classes: int = 0
+        self, symbols: int = 256, width: int = 384, layers: int = 1, dropout: float = 0.0, classes: int = 0
     ):
         super().__init__()
         self.symbols, self.width, self.classes = symbols, width, classes
