@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
@@ -23,10 +24,13 @@ app = typer.Typer(
     "of texts, a .npy or .npz array. RUN is a folder that [bold]chainrule fit[/bold] made.",
 )
 
+LONGEST = 1 << 24  # symbols of a text that is written
+OUT_OF_MEMORY = "error: not enough memory: try fewer or smaller items, or a smaller model"
+
 Data = Annotated[str, typer.Argument(metavar="DATA", help="A name such as digits, or a path.")]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A folder made by chainrule fit.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line on standard output.")]
-Threads = Annotated[int, typer.Option(min=0, help="Processor threads; 0: all.")]
+Threads = Annotated[int, typer.Option(min=0, max=1024, help="Processor threads; 0: all.")]
 Seed = Annotated[int, typer.Option(min=0, help="Where random numbers start.")]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite what is there.")]
 Temperature = Annotated[
@@ -51,7 +55,10 @@ def common(
 
 @app.command()
 def fit(
-    data: Data,
+    data: Annotated[
+        str | None,
+        typer.Argument(metavar="DATA", help="A name such as digits, or a path; not with --resume."),
+    ] = None,
     model: Annotated[
         str | None,
         typer.Option(help="A name that chainrule models lists; by default one that suits the data."),
@@ -78,6 +85,9 @@ def fit(
     ] = 0.05,
     batch: Annotated[int | None, typer.Option(min=1, help="Items a step.")] = None,
     lr: Annotated[float | None, typer.Option(min=0.0, help="Highest learning rate.")] = None,
+    save_every: Annotated[
+        float, typer.Option(min=0.0, metavar="SECONDS", help="How often the state is saved on the way.")
+    ] = 20.0,
     compile: Annotated[
         bool | None, typer.Option("--compile/--no-compile", help="torch.compile; by default when it pays.")
     ] = None,
@@ -87,13 +97,18 @@ def fit(
     json_: Json = False,
 ) -> None:
     """Learn a model of DATA."""
+    if data is None and not resume:
+        raise typer.BadParameter(
+            "say what to learn from: a path, or a name that chainrule data lists", param_hint="DATA"
+        )
     use_threads(threads)
     from chainrule.verbs.fit import fit as learn
 
     with console.training(json_) as listen:
         learn(
             data, model, out=out, minutes=minutes, steps=steps, size=size, settings=settings(set_), seed=seed,
-            conditional=conditional, holdout=holdout, batch=batch, lr=lr, compile=compile, resume=resume, listen=listen,
+            conditional=conditional, holdout=holdout, batch=batch, lr=lr, compile=compile, resume=resume,
+            save_every=save_every, listen=listen,
         )  # fmt: skip
 
 
@@ -130,7 +145,9 @@ def score(
 @app.command()
 def sample(
     run: RunPath,
-    n: Annotated[int, typer.Option("-n", min=1, help="How many.")] = 64,
+    n: Annotated[
+        int | None, typer.Option("-n", min=1, help="How many; by default 64 images, or 1 text.")
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -140,7 +157,7 @@ def sample(
     temperature: Temperature = 1.0,
     top_p: TopP = 1.0,
     prompt: Annotated[str, typer.Option(help="How a text begins.")] = "",
-    length: Annotated[int, typer.Option(min=1, help="Symbols of a text.")] = 500,
+    length: Annotated[int, typer.Option(min=1, max=LONGEST, help="Symbols of a text.")] = 500,
     height_width: Annotated[
         str | None, typer.Option("--event", metavar="HxW", help="Size of an image, such as 32x32.")
     ] = None,
@@ -158,12 +175,16 @@ def sample(
     from chainrule import output
 
     opened = open_run(run)
-    kind = opened.info.get("kind")
-    if kind == "text":
-        n = n if out is not None or n != 64 else 1
-        output.sample_text(opened, n, out, prompt, length, class_, temperature, top_p, seed, force, json_)
+    if opened.info.get("kind") == "text":
+        refuse("--event", height_width, "is for images")
+        output.sample_text(
+            opened, n or 1, out, prompt, length, class_, temperature, top_p, seed, force, json_
+        )
     else:
-        output.sample_events(opened, n, out, height_width, class_, temperature, top_p, seed, force, json_)
+        refuse("--prompt", prompt, "is for texts")
+        output.sample_events(
+            opened, n or 64, out, height_width, class_, temperature, top_p, seed, force, json_
+        )
 
 
 @app.command()
@@ -173,15 +194,18 @@ def complete(
     out: Annotated[Path | None, typer.Option("-o", "--out", help="A .png sheet, .npy array or .txt.")] = None,
     n: Annotated[int, typer.Option("-n", min=1, help="How many completions.")] = 8,
     keep: Annotated[
-        str, typer.Option(help="What is given: top:0.5 of an image, or the first share of a text.")
-    ] = "top:0.5",
+        str | None,
+        typer.Option(
+            metavar="top:SHARE", help="What is given; by default top:0.5 of an image, top:1 of a text."
+        ),
+    ] = None,
     mask: Annotated[
         Path | None, typer.Option(help="An image of the same size: white is given, black is drawn.")
     ] = None,
     class_: Annotated[
         str | None, typer.Option("--class", metavar="C", help="A class by name or number.")
     ] = None,
-    length: Annotated[int, typer.Option(min=0, help="Symbols to add to a text.")] = 500,
+    length: Annotated[int, typer.Option(min=0, max=LONGEST, help="Symbols to add to a text.")] = 500,
     temperature: Temperature = 1.0,
     top_p: TopP = 1.0,
     seed: Seed = 0,
@@ -237,7 +261,7 @@ def inspect(archive: Annotated[Path, typer.Argument(metavar="ARCHIVE")], json_: 
     """What is in an archive: items, shapes, sizes, model, arithmetic."""
     from chainrule.archive import inspect as look
 
-    console.record(look(archive), json_)
+    console.contents(look(archive), json_)
 
 
 @app.command()
@@ -366,7 +390,21 @@ def open_both(run: Path, source: str):
     opened = open_run(run)
     info, channels = opened.info, getattr(opened.model, "channels", None)
     classes = info.get("classes") or False
-    return opened, load(source, split="test", levels=info.get("levels"), classes=classes, channels=channels)
+    data = load(source, split="test", levels=info.get("levels"), classes=classes, channels=channels)
+    console.passed_over(data)
+    return opened, data
+
+
+def refuse(option: str, value: str | None, why: str) -> None:
+    """One clear line about an option that has no meaning here."""
+    if value:
+        raise ChainruleError(f"{option} {value} {why}: leave it out")
+
+
+def help_for(error: Any) -> str:
+    """Where to read how the command that was misused is used."""
+    path = getattr(getattr(error, "ctx", None), "command_path", "chainrule")
+    return f" (see {path} --help)"
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -375,11 +413,18 @@ def main(argv: list[str] | None = None) -> None:
     # busy process took 3.7 times as long. PyTorch reads this once, when it is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     usage_error: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal that cannot show a name is no error
     try:
         code = app(argv, standalone_mode=False) or 0
+        sys.stdout.flush()  # so that a reader who has gone is noticed here
     except usage_error as error:
-        error.show()
         code = error.exit_code
+        if type(error).__name__ == "NoArgsIsHelpError":
+            error.show()
+        else:
+            console.complain(f"error: {error.format_message()}{help_for(error)}")
     except typer.Exit as error:
         code = error.exit_code
     except (KeyboardInterrupt, typer.Abort) as error:
@@ -389,10 +434,15 @@ def main(argv: list[str] | None = None) -> None:
         console.complain(f"error: {error}")
         code = 1
     except MemoryError:
-        console.complain("error: not enough memory: try fewer or smaller items, or a smaller model")
+        console.complain(OUT_OF_MEMORY)
         code = 1
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    except RuntimeError as error:
+        if "can't allocate memory" not in str(error):  # PyTorch has no MemoryError of its own
+            raise
+        console.complain(OUT_OF_MEMORY)
         code = 1
     except OSError as error:
         console.complain(f"error: {error.filename or 'file'}: {error.strerror or error}")

@@ -5,14 +5,20 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+
+if TYPE_CHECKING:
+    from chainrule.data import Dataset
+
+NAMED = 20  # files named in a line about what was left out
+LISTED = 10  # items of an archive that people are shown
 
 
 def err() -> Console:
@@ -25,9 +31,32 @@ def out() -> Console:
     return Console(highlight=False)
 
 
+def plain(text: object) -> str:
+    """Text as rich prints it: no markup, and control characters as escapes, so that no name garbles a terminal."""
+    from chainrule.data.reading import printable
+
+    return escape(printable(str(text)))
+
+
 def complain(text: str) -> None:
     """One line on standard error, whatever the width of the terminal."""
-    print(" ".join(text.split()), file=sys.stderr)
+    from chainrule.data.reading import printable
+
+    print(printable(" ".join(text.splitlines())), file=sys.stderr)
+
+
+def passed_over(data: Dataset) -> None:
+    """Tell which files of a folder were left out, and which hold more than is read of them."""
+    tell_of(data.skipped, "left out")
+    tell_of(data.reduced, "with more than the pixels that are read")
+
+
+def tell_of(files: Sequence[tuple[str, str]], what: str) -> None:
+    """One line: how many files (name, why), and their names."""
+    if files:
+        names = [f"{name} ({why})" for name, why in files[:NAMED]]
+        more = [f"and {len(files) - NAMED:,} more"] if len(files) > NAMED else []
+        complain(f"{len(files):,} file{'s' * (len(files) > 1)} {what}: {'; '.join(names + more)}")
 
 
 def emit(row: dict[str, Any]) -> None:
@@ -50,9 +79,7 @@ def record(row: dict[str, Any], json_: bool) -> None:
     for key, value in row.items():
         shown = json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else value
         shown = f"{value:,.4f}" if isinstance(value, float) else shown
-        out().print(
-            f"[dim]{escape(key.replace('_', ' ')):<{width}}[/dim]  {escape(str(shown))}", soft_wrap=True
-        )
+        out().print(f"[dim]{plain(key.replace('_', ' ')):<{width}}[/dim]  {plain(shown)}", soft_wrap=True)
 
 
 def table(rows: list[dict[str, Any]], columns: list[str] | None, json_: bool) -> None:
@@ -68,11 +95,24 @@ def table(rows: list[dict[str, Any]], columns: list[str] | None, json_: bool) ->
     for row in rows:
         grid.add_row(
             *(
-                escape(", ".join(map(str, v)) if isinstance(v, list | tuple) else str(v))
+                plain(", ".join(map(str, v)) if isinstance(v, list | tuple) else "" if v is None else v)
                 for v in (row[c] for c in shown)
             )
         )
     out().print(grid)
+
+
+def contents(found: dict[str, Any], json_: bool) -> None:
+    """What is in an archive: its facts, and for people its first items."""
+    entries = found["entries"]
+    if json_:
+        emit(found)
+        return
+    record({key: value for key, value in found.items() if key != "entries"}, json_)
+    out().print()
+    table([{**row, "shape": " × ".join(map(str, row["shape"]))} for row in entries[:LISTED]], None, json_)
+    if len(entries) > LISTED:
+        say(f"and {len(entries) - LISTED:,} more: --json lists all")
 
 
 def scores(total: dict[str, Any], items: list[dict[str, Any]], json_: bool) -> None:
@@ -84,22 +124,16 @@ def scores(total: dict[str, Any], items: list[dict[str, Any]], json_: bool) -> N
         return
     out().print(
         f"[bold]{total['bits_per_dim']:.4f} bits/dim[/bold] over {total['items']:,} items "
-        f"of {escape(str(total['data']))} "
+        f"of {plain(total['data'])} "
         f"(exact; {total['symbols']:,} symbols, {total['nats_per_item']:,.2f} nats an item)",
         soft_wrap=True,
     )
-    if total["skipped"]:
-        out().print(
-            f"{len(total['skipped'])} files skipped: "
-            + escape("; ".join(f"{n} ({why})" for n, why in total["skipped"])),
-            soft_wrap=True,
-        )
     if items:
         grid = Table(box=None, header_style="bold", pad_edge=False)
         for name in ("most surprising", "bits/dim", "nats"):
             grid.add_column(name, justify="left" if name[0] == "m" else "right")
         for item in items:
-            grid.add_row(escape(item["name"]), f"{item['bits_per_dim']:.4f}", f"{item['nats']:,.2f}")
+            grid.add_row(plain(item["name"]), f"{item['bits_per_dim']:.4f}", f"{item['nats']:,.2f}")
         out().print(grid)
 
 
@@ -147,7 +181,9 @@ def training(json_: bool) -> Iterator[Callable[[dict[str, Any]], None]]:
         task = bar.add_task("learning", total=1.0, text="")
 
         def listen(event: dict[str, Any]) -> None:
-            if event["event"] == "start":
+            if event["event"] == "data":
+                passed_over(event["data"])
+            elif event["event"] == "start":
                 announce(event, json_)
             elif event["event"] == "step":
                 state, line = event["training"], event["log"]
@@ -191,7 +227,7 @@ def announce(event: dict[str, Any], json_: bool) -> None:
     more = f", from step {state.step:,}" if state.step else ""
     say(
         f"[bold]{info['model']}[/bold] ({count:,} parameters) learns {info['items']:,} items "
-        f"of {escape(str(info['data']))} for {budget}{more}",
+        f"of {plain(info['data'])} for {budget}{more}",
         json_,
     )
 
@@ -208,4 +244,4 @@ def conclude(event: dict[str, Any], json_: bool) -> None:
         if held
         else ""
     )
-    say(f"saved in [bold]{escape(str(event['folder']))}[/bold]{text}")
+    say(f"saved in [bold]{plain(event['folder'])}[/bold]{text}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,12 @@ from typing import Any
 from chainrule import store
 from chainrule.chains import CHAINS
 from chainrule.codes import CODES
+from chainrule.data.reading import file_size, printable
 from chainrule.errors import ChainruleError
 from chainrule.model import Chain, Code
 
 TABLE = {**CHAINS, **CODES}
+MAX_LEVELS = 1 << 16
 MODEL, STATE, INFO, METRICS = "model.safetensors", "state.safetensors", "run.json", "metrics.jsonl"
 
 
@@ -50,9 +53,10 @@ class Run:
         return self.model
 
     def metrics(self) -> list[dict[str, Any]]:
-        """The lines of metrics.jsonl."""
+        """The lines of metrics.jsonl; a torn one, as a killed training leaves it, is passed over."""
         path = self.path / METRICS
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        lines = path.read_text(errors="replace").splitlines() if path.is_file() else []
+        return [row for line in lines if (row := metrics_row(line)) is not None]
 
 
 def open_run(path: str | Path) -> Run:
@@ -71,8 +75,52 @@ def open_run(path: str | Path) -> Run:
         raise ChainruleError(f"{path} is not a run: it has no {MODEL}")
     if not file.exists():
         raise ChainruleError(f"there is no run at {path}: make one with chainrule fit DATA -o {path}")
-    model, header = store.parse(store.read_bytes(file), TABLE, str(file))
+    file_size(file, printable(str(file)))  # never a pipe or a device
+    model, header = store.parse(store.read_bytes(file), TABLE, printable(str(file)))
+    check_facts(header, model, printable(str(file)))
     return Run(path, model, header)
+
+
+def metrics_row(line: str) -> dict[str, Any] | None:
+    """What a line of metrics.jsonl says: numbers by their names, among them step, seconds and loss_bits."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    told = isinstance(row, dict) and {"step", "seconds", "loss_bits"} <= row.keys()
+    return row if told and all(is_number(value) for value in row.values()) else None
+
+
+def is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def check_facts(info: dict[str, Any], model: Chain | Code, origin: str) -> None:
+    """Refuse what the header of a model file says about its run and what cannot be."""
+    symbols = model.symbols if isinstance(model, Chain) else MAX_LEVELS
+    classes = model.classes if isinstance(model, Chain) else 0
+    possible: dict[str, Callable[[Any], bool]] = {
+        **dict.fromkeys(("data", "size"), lambda v: isinstance(v, str)),
+        **dict.fromkeys(("items", "seed", "threads"), lambda v: isinstance(v, int)),
+        **dict.fromkeys(
+            ("held_out", "trained"), lambda v: isinstance(v, dict) and all(map(is_number, v.values()))
+        ),
+        **dict.fromkeys(
+            ("budget", "training", "settings", "reading", "versions"), lambda v: isinstance(v, dict)
+        ),
+        "kind": lambda v: v in ("image", "text", "array"),
+        "levels": lambda v: isinstance(v, int) and 1 <= v <= symbols,
+        "event": lambda v: (
+            v is None or (isinstance(v, list) and all(isinstance(n, int) and n >= 0 for n in v))
+        ),
+        "classes": lambda v: (
+            isinstance(v, list) and all(isinstance(c, str) for c in v) and len(v) in (0, classes)
+        ),
+        "holdout": lambda v: is_number(v) and 0 <= v <= 0.5,
+    }
+    for key, can_be in possible.items():
+        if key in info and not can_be(info[key]):
+            raise ChainruleError(f"{origin} says {key} is {store.one_line(info[key])}: it is damaged")
 
 
 def parse_model(data: bytes, origin: str = "the model") -> Chain | Code:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import torch
 
 from chainrule import console
 from chainrule.data import Dataset, load
+from chainrule.data.reading import file_size, printable, reading
 from chainrule.errors import ChainruleError
 from chainrule.model import Chain
 from chainrule.models import Run
@@ -19,6 +22,7 @@ from chainrule.store import write_atomic
 from chainrule.verbs.walk import complete, event_of, sample
 
 AT_ONCE = 64
+LARGEST = 1 << 26  # symbols of an event that is drawn
 
 
 def sample_events(run: Run, n, out, size, class_, temperature, top_p, seed, force, json_) -> None:
@@ -50,12 +54,20 @@ def sample_text(run: Run, n, out, prompt, length, class_, temperature, top_p, se
     """`chainrule sample` for texts: to the screen, a .txt file, or a .npy array."""
     if out is not None:
         out = free(out, (".txt", ".npy"), force)
-    start = np.frombuffer(prompt.encode(), np.uint8)
+    start = np.frombuffer(bytes_of(prompt), np.uint8)
     x = np.zeros(len(start) + length, np.int64)
     x[: len(start)] = start
     context = classes_for(run, n, class_)
     texts = continuations(run, x, len(start), n, context, temperature, top_p, seed, json_)
     write_texts(texts, out, json_)
+
+
+def bytes_of(prompt: str) -> bytes:
+    """The bytes that a command line gave, UTF-8 or not."""
+    try:
+        return prompt.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError as error:
+        raise ChainruleError(f"the prompt holds {prompt[error.start]!r}, which is no character") from error
 
 
 def continuations(run: Run, x, given: int, n: int, context, temperature, top_p, seed, json_) -> np.ndarray:
@@ -71,16 +83,19 @@ def complete_file(
     run: Run, file, out, n, keep, mask, class_, length, temperature, top_p, seed, force, json_
 ) -> None:
     """`chainrule complete`: several completions of an image or a text."""
-    data = load(file, levels=run.info.get("levels"))
-    x = np.asarray(data.x[0]).astype(np.int64)
     context = classes_for(run, n, class_)
+    x = one_event(file, run)
     if run.info.get("kind") == "text":
-        x = np.concatenate([x, np.zeros(length, np.int64)])
-        texts = continuations(run, x, len(x) - length, n, context, temperature, top_p, seed, json_)
-        return write_texts(texts, free(out, (".txt", ".npy"), force) if out else None, json_)
+        if mask is not None:
+            raise ChainruleError(f"--mask {mask} is for images: of a text the beginning is given, see --keep")
+        out = free(out, (".txt", ".npy"), force) if out else None
+        x = x[keep_top(keep or "top:1", x.shape)]
+        given, x = len(x), np.concatenate([x, np.zeros(length, np.int64)])
+        texts = continuations(run, x, given, n, context, temperature, top_p, seed, json_)
+        return write_texts(texts, out, json_)
     x = as_channels(x, run)
     out = free(out or Path("completions.png"), (".png", ".npy"), force)
-    known = read_mask(mask, x.shape) if mask else keep_top(keep, x.shape)
+    known = read_mask(mask, x.shape) if mask else keep_top(keep or "top:0.5", x.shape)
     with console.progress("completing", x.size, json_) as tick:
         found = complete(
             run.chain, x, known, n, context, temperature=temperature, top_p=top_p, seed=seed, tick=tick
@@ -88,6 +103,16 @@ def complete_file(
     occluded = np.where(known, x, 0)[None]
     write_events(out, found if out.suffix == ".npy" else np.concatenate([x[None], occluded, found]), run)
     return console.record({"completions": n, "given": float(known.mean()), "file": str(out)}, json_)
+
+
+def one_event(file: Path, run: Run) -> np.ndarray:
+    """The one event (*event) int64 that a file holds, of the kind that the model knows."""
+    data, kind = load(file, levels=run.info.get("levels")), run.info.get("kind")
+    if kind is not None and data.kind != kind:
+        raise ChainruleError(f"{data.source} is {data.kind}, the model was fitted on {kind}: give it {kind}")
+    if len(data) != 1:
+        raise ChainruleError(f"{data.source} holds {len(data):,} items: give a file with one")
+    return np.asarray(data.x[0]).astype(np.int64)
 
 
 def as_channels(x: np.ndarray, run: Run) -> np.ndarray:
@@ -118,10 +143,9 @@ def keep_top(keep: str, shape: tuple[int, ...]) -> np.ndarray:
 def read_mask(path: Path, shape: tuple[int, ...]) -> np.ndarray:
     """An image as a mask: bright is given."""
     mask = np.asarray(load(path).x[0])
-    if mask.shape[:2] != shape[:2]:
-        raise ChainruleError(
-            f"the mask is {mask.shape[0]} × {mask.shape[1]} pixels, the image {shape[0]} × {shape[1]}"
-        )
+    if mask.ndim != 3 or mask.shape[:2] != shape[:2]:
+        found, wanted = " × ".join(map(str, mask.shape[:2])), " × ".join(map(str, shape[:2]))
+        raise ChainruleError(f"the mask is {found} pixels, the image {wanted}: make them equal")
     return np.broadcast_to(mask.mean(-1, keepdims=True) >= 128, shape).copy()
 
 
@@ -138,7 +162,7 @@ def classes_for(run: Run, n: int, class_: str | None) -> torch.Tensor | None:
         return torch.arange(n) % len(names)
     if class_ in names:
         return torch.full((n,), names.index(class_))
-    if class_.isdigit() and int(class_) < len(names):
+    if class_.isdecimal() and int(class_) < len(names):
         return torch.full((n,), int(class_))
     raise ChainruleError(f"there is no class {class_!r}: the model has {', '.join(names)}")
 
@@ -146,15 +170,17 @@ def classes_for(run: Run, n: int, class_: str | None) -> torch.Tensor | None:
 def parse_size(text: str, run: Run) -> tuple[int, ...]:
     """HxW of an image, or T of a sequence."""
     parts = text.lower().split("x")
-    if not all(p.isdigit() and 0 < int(p) <= 1 << 16 for p in parts):
-        raise ChainruleError(f"--event {text}: write it as HEIGHTxWIDTH, such as 32x32")
-    sizes = tuple(map(int, parts))
+    sizes = tuple(int(p) if p.isdecimal() and len(p) < 10 else 0 for p in parts)
+    if not 0 < math.prod(sizes) <= LARGEST:
+        raise ChainruleError(
+            f"--event {text}: write it as HEIGHTxWIDTH, such as 32x32, of at most {LARGEST:,}"
+        )
     return (*sizes, getattr(run.chain, "channels", 1)) if len(sizes) == 2 else sizes
 
 
 def write_events(path: Path, x: np.ndarray, run: Run) -> None:
     """Events as they are (.npy), or a sheet to look at (.png)."""
-    levels = int(run.info.get("levels") or run.chain.symbols)
+    levels = run.info.get("levels") or run.chain.symbols
     if path.suffix == ".npy":
         write_array(path, x.astype(np.uint8 if levels <= 256 else np.int64))
         return
@@ -170,14 +196,23 @@ def write_texts(texts: np.ndarray, out: Path | None, json_: bool) -> None:
     raw = [bytes(t.astype(np.uint8)) for t in texts]
     if out is None:
         for text in raw:
-            shown = text.decode(errors="replace")
-            console.emit({"text": shown}) if json_ else print(shown + ("\n" if len(raw) > 1 else ""))
+            decoded = text.decode(errors="replace")
+            console.emit({"text": decoded}) if json_ else print(
+                legible(decoded), end="\n" * (1 + (len(raw) > 1))
+            )
         return
     if out.suffix == ".npy":
         write_array(out, texts.astype(np.uint8))
     else:
         write_atomic(out, b"\n\n".join(raw))
     console.record({"texts": len(raw), "file": str(out)}, json_)
+
+
+def legible(text: str) -> str:
+    """A text as it is; for a terminal, which would obey them, with control characters as escapes."""
+    if not sys.stdout.isatty():
+        return text
+    return "\n".join("\t".join(map(printable, line.split("\t"))) for line in text.split("\n"))
 
 
 def write_array(path: Path, x: np.ndarray) -> None:
@@ -221,13 +256,22 @@ def decode(run: Run, codes: Path, out: Path, force: bool, json_: bool) -> None:
     code, out = run.code, free(out, (".png", ".npy"), force)
     if not hasattr(code, "inverse_transform"):
         raise ChainruleError(f"{run.info['model']} has no way back from its codes")
+    numbers = read_codes(codes)
     try:
-        events = code.inverse_transform(np.load(codes, allow_pickle=False))
-    except ValueError as error:
+        events = code.inverse_transform(numbers)
+    except (TypeError, ValueError) as error:
         raise ChainruleError(f"{codes} does not fit the code: {' '.join(str(error).split())}") from error
     if out.suffix == ".npy":
         write_array(out, np.asarray(events))
     else:
-        levels = int(run.info["levels"])
+        levels = run.info.get("levels") or 256
         write_events(out, np.clip(np.rint(events), 0, levels - 1).astype(np.int64), run)
     console.record({"items": len(events), "event": list(np.shape(events)[1:]), "file": str(out)}, json_)
+
+
+def read_codes(path: Path) -> np.ndarray:
+    """The numbers of a .npy file, memory-mapped; objects and arrays larger than their file are refused."""
+    name = printable(str(path))
+    file_size(path, name)
+    with reading(name):
+        return np.lib.format.open_memmap(path, mode="r")

@@ -15,6 +15,8 @@ from chainrule.model import Chain
 from chainrule.models import TABLE, Run, open_run, parse_model
 from chainrule.verbs import compress as verb
 
+BLOCKS = {"model": "coded with the model", "lzma": "packed without it", "stored": "stored as they are"}
+
 
 def compress(run: Run, data: Dataset, out: Path, embed: bool, force: bool, json_: bool) -> None:
     """`chainrule compress`."""
@@ -35,9 +37,38 @@ def compress(run: Run, data: Dataset, out: Path, embed: bool, force: bool, json_
     if json_:
         console.emit({"archive": str(out), **asdict(result)})
         return
-    for name, reason in data.skipped:
-        console.complain(f"left out: {name} ({reason})")
-    console.out().print(str(result), soft_wrap=True)
+    console.record({"archive": str(out), **summary(result)}, json_)
+
+
+def summary(report: verb.Report) -> dict[str, str]:
+    """What compressing came to, for people."""
+    ratio = report.coded_bits / max(report.ideal_bits, 1) - 1
+    found = {
+        "items": f"{report.items:,}"
+        + (f", of which {report.files:,} as whole files" if report.files else ""),
+        "raw": f"{report.raw_bytes:,} bytes, {report.symbols:,} symbols",
+        "packed": f"{report.archive_bytes:,} bytes, of which {report.model_bytes:,} are the model",
+        "bits/dim": f"{report.bits_per_dim:.4f} without the model, {report.with_model:.4f} with it",
+        "coder": f"{ratio:.2%} above the {report.ideal_bits:,.0f} bits of −log₂ p (exact)"
+        if report.coded_bits
+        else "",
+        "xz": f"{report.xz_bytes:,} bytes, {8 * report.xz_bytes / max(1, report.symbols):.4f} bits/dim",
+        "break even": break_even(report),
+        "blocks": ", ".join(
+            f"{count:,} {BLOCKS[coding]}" for coding, count in report.blocks.items() if count
+        ),
+        "took": f"{report.seconds:,.1f} s",
+    }
+    return {key: value for key, value in found.items() if value}
+
+
+def break_even(report: verb.Report) -> str:
+    """From how many items on the model has paid for itself; nothing when it is not in the archive."""
+    if not report.model_bytes:
+        return ""
+    if report.break_even is None:
+        return "never on such items: xz is smaller"
+    return f"from {report.break_even:,} such items on, with its model, it is smaller than xz"
 
 
 def originals(data: Dataset) -> dict[str, Path]:

@@ -36,7 +36,10 @@ def tour(out: Path, json_: bool = False) -> None:
     """
     began = time.monotonic()
     prepare(out)
-    console.say(f"A tour of chainrule, in about three minutes. Everything goes to [bold]{out}[/bold].", json_)
+    console.say(
+        f"A tour of chainrule, in about three minutes. Everything goes to [bold]{console.plain(out)}[/bold].",
+        json_,
+    )
     test = load("digits", split="test")
     with step("1. fit: learn p(x) of 1,497 handwritten digits, given their class", json_):
         images = fit(
@@ -57,7 +60,8 @@ def tour(out: Path, json_: bool = False) -> None:
     with step("4. fit a text: the reference manual of Python, byte by byte", json_):
         (out / "python-manual.txt").write_bytes(manual())
         texts = fit(
-            str(out / "python-manual.txt"), minutes=TEXT_MINUTES, settings={"width": 256}, out=out / "text", listen=listener(json_)
+            out / "python-manual.txt", minutes=TEXT_MINUTES, settings={"width": 256}, out=out / "text",
+            listen=listener(json_),
         )  # fmt: skip
         written = bytes(sample(texts.chain, 1, (300,), seed=1, temperature=0.8)[0].astype(np.uint8))
         told(json_, text_bits_per_byte=texts.info["held_out"]["bits_per_dim"])
