@@ -428,6 +428,16 @@ def test_hostile_json_is_an_error(tmp_path, parts, text):
     refused(tmp_path / "x", put_together(text, middle, index))
 
 
+def test_numbers_that_json_does_not_have_and_keys_that_stand_twice_are_said(tmp_path, parts):
+    header, middle, index = taken_apart(parts)
+    raw = json.dumps(index).encode()
+    for found, told in ((b"NaN", "NaN is not allowed"), (b"1e999", "1e999 is not allowed")):
+        changed = raw.replace(b'"contexts": [null', b'"contexts": [' + found)
+        assert told in refused(tmp_path / "x", put_together(header, middle, changed))
+    twice = b'{"forms": 1, ' + raw[1:]
+    assert "stands twice" in refused(tmp_path / "x", put_together(header, middle, twice))
+
+
 @given(st.data())
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_whatever_header_and_index_say_it_is_read_or_refused(tmp_path, parts, data):

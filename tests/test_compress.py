@@ -220,6 +220,13 @@ def test_where_modelling_does_not_pay_it_is_not_used(tmp_path):
     assert report.ideal_bits == pytest.approx(ideal(chain, good))
 
 
+def test_a_block_that_the_coder_makes_longer_is_stored(tmp_path):
+    """21 bits are less than 3 bytes, but the stream of a range coder has whole words."""
+    report = check_round_trip(tmp_path / "x", Uniform(128), dataset([np.array([5, 77, 127])], 128))
+    assert report.blocks == {MODEL: 0, LZMA: 0, STORED: 1}
+    assert report.payload_bytes == 3
+
+
 def test_the_report_says_when_the_model_has_paid_for_itself(tmp_path):
     """From `break_even` such items on the archive with its model is smaller than xz, and not before."""
     chain = Markov()
@@ -525,6 +532,7 @@ def test_an_interruption_leaves_nothing_and_the_old_file(tmp_path):
         (dataset(np.zeros((2, 3), int), 9), "9 levels, the model has 8"),
         (dataset(np.zeros((2, 3), np.uint8), 2, binarise=True), "compress a fixed split"),
         (dataset(events([(2,), (3,)]), names=["a", "a"]), "stands twice"),
+        (dataset([np.broadcast_to(np.uint8(0), (1 << 28, 2))]), "has 536870912 symbols, at most 268435456"),
         (dataset(events([(2,)]), names=["../a"]), "a part of it is '..'; rename it"),
         (dataset(events([(2,)]), names=["\ud800"]), "cannot be written"),
     ],
@@ -536,6 +544,18 @@ def test_what_cannot_be_compressed_is_said_at_once(tmp_path, data, match):
 
 
 # ------------------------------------------------------------------------------------- the same arithmetic
+
+
+def test_a_settled_chain_is_aligned_and_shares_no_memory():
+    chain = GatedPixelCNN(16, 3, **GatedPixelCNN.SIZES["tiny"])
+    with torch.no_grad():
+        for p in chain.parameters():
+            p.data = torch.empty(p.numel() + 1)[1:].view(p.shape).copy_(p)  # 4 bytes off
+    for mine, theirs in zip(chain.parameters(), blocks.settled(chain).parameters(), strict=True):
+        assert (mine == theirs).all()
+        assert theirs.is_contiguous()
+        assert theirs.data_ptr() % 64 == 0 != mine.data_ptr() % 64
+        assert theirs.untyped_storage().data_ptr() != mine.untyped_storage().data_ptr()
 
 
 @pytest.mark.parametrize("image", [True, False])
@@ -725,17 +745,18 @@ def test_nothing_is_overwritten_and_nothing_leaves_the_folder(tmp_path):
     out, elsewhere = tmp_path / "out", tmp_path / "elsewhere"
     out.mkdir()
     elsewhere.mkdir()
-    (out / "a").write_bytes(b"precious")
+    (out / "sub").mkdir()
+    (out / "sub" / "b").write_bytes(b"precious")
 
     def unpack(**more):
         return extract(tmp_path / "x", out, lambda model, sha: Uniform(8), **more)
 
-    with one_line("a exists"):
+    with one_line("b exists"):
         unpack()
-    assert not (out / "sub" / "b").exists()
-    assert (out / "a").read_bytes() == b"precious"
+    assert not (out / "a").exists()
+    assert (out / "sub" / "b").read_bytes() == b"precious"
     assert len(unpack(force=True)) == 2
-    assert (out / "a").read_bytes() == data.x[0].tobytes()
+    assert (out / "sub" / "b").read_bytes() == data.x[1].tobytes()
     (out / "sub" / "b").unlink()
     (out / "sub").rmdir()
     (out / "sub").symlink_to(elsewhere)
@@ -782,14 +803,14 @@ def test_small_files_that_are_kept_whole_share_a_block(tmp_path):
         assert found.tobytes() == bytes([i]) * sizes[i]
 
 
-def test_the_report_can_be_read(tmp_path):
-    report = packed(tmp_path / "x", Markov(), dataset(drawn(Markov(), (60, 4), 20)), embed=bytes(100))
-    text = str(report)
-    assert f"{report.archive_bytes:,} bytes, of which 100 are the model" in text
-    assert f"{report.bits_per_dim:.4f} bits/dim without the model" in text
-    assert f"from {report.break_even:,} such items on" in text
-    worse = packed(tmp_path / "y", Uniform(8), dataset(np.zeros((3, 4), np.uint8)), embed=bytes(10))
-    assert "does not pay" in str(worse)
+def test_verify_decodes_when_it_is_told_to(small):
+    path, chain = small
+    assert verify(path) == verify(path, deep=False) == 2
+    assert verify(path, lambda model, sha: chain, deep=True) == 2
+    with one_line("something else"):
+        verify(path, lambda model, sha: Markov(seed=1), deep=True)
+    with pytest.raises(TypeError):
+        verify(path, deep=True)
 
 
 def test_what_inspect_says_is_json(small):

@@ -22,6 +22,7 @@ from chainrule.archive import (
     DTYPES,
     FILE,
     LZMA,
+    MAX_BLOCK,
     MODEL,
     STORED,
     Archive,
@@ -95,29 +96,6 @@ class Report:
     xz_bytes: int
     break_even: int | None
     seconds: float
-
-    def __str__(self) -> str:
-        xz = 8 * self.xz_bytes / max(1, self.symbols)
-        lines = [
-            f"{self.items:,} items, {self.symbols:,} symbols: {self.archive_bytes:,} bytes, "
-            f"of which {self.model_bytes:,} are the model",
-            f"{self.bits_per_dim:.4f} bits/dim without the model, {self.with_model:.4f} with it; "
-            f"xz of the symbols {xz:.4f}",
-        ]
-        if self.coded_bits:
-            over = self.coded_bits / max(self.ideal_bits, 1) - 1
-            lines += [
-                f"coder: {self.coded_bits:,} bits, {over:.2%} above the {self.ideal_bits:,.0f} of −log₂ p (exact)"
-            ]
-        if self.files:
-            lines += [
-                f"{self.files:,} source files were kept whole: they are smaller, or hold more than pixels"
-            ]
-        if self.model_bytes and self.break_even is not None:
-            lines += [f"the model has paid for itself from {self.break_even:,} such items on (against xz)"]
-        elif self.model_bytes:
-            lines += ["the model does not pay for itself on such items: xz is smaller"]
-        return "\n".join([*lines, f"{self.seconds:,.1f} seconds"])
 
 
 def compress(
@@ -252,6 +230,10 @@ class Source:
             name = self.data.names[i] if len(self.data.names) else str(i)
             if reason := flaw(name, taken):
                 raise ChainruleError(f"the name {name!r} cannot be kept: {reason}; rename it")
+            if event.size > MAX_BLOCK:
+                raise ChainruleError(
+                    f"{name} has {event.size} symbols, at most {MAX_BLOCK} can be kept: cut it"
+                )
             context = int(self.data.context[i]) if classes and self.data.context is not None else None
             item = Item(name, event.shape, context=context)
             whole = name in self.originals and not shows_the_same(self.originals[name], event)

@@ -114,11 +114,13 @@ def verify(
     deep: bool = False,
     progress: Progress | None = None,
 ) -> int:
-    """Check every checksum of an archive, with `deep` decode it all against its hashes; give its blocks.
+    """Check every checksum of an archive; with `deep` decode it all against its hashes. Gives its blocks.
 
     Raises:
         ChainruleError: the first thing that is wrong.
     """
+    if deep and load_chain is None:
+        raise TypeError("to decode an archive, verify needs load_chain")
     blocks = container.verify(path, progress)
     if deep and load_chain is not None:
         for _ in decompress(path, load_chain, progress=progress):
