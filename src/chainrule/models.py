@@ -103,7 +103,8 @@ def check_facts(info: dict[str, Any], model: Chain | Code, origin: str) -> None:
         **dict.fromkeys(("data", "size"), lambda v: isinstance(v, str)),
         **dict.fromkeys(("items", "seed", "threads"), lambda v: isinstance(v, int)),
         **dict.fromkeys(
-            ("held_out", "trained"), lambda v: isinstance(v, dict) and all(map(is_number, v.values()))
+            ("held_out", "trained"),
+            lambda v: isinstance(v, dict) and all(k == "note" or is_number(n) for k, n in v.items()),
         ),
         **dict.fromkeys(
             ("budget", "training", "settings", "reading", "versions"), lambda v: isinstance(v, dict)
