@@ -194,9 +194,21 @@ def sha256(model: Chain | Code, table: Table) -> str:
 
 
 def write_atomic(path: str | Path, data: bytes) -> None:
-    """Write a file so that a reader sees the old one or the new one, whatever happens in between."""
+    """Write a file so that a reader sees the old one or the new one, whatever happens in between.
+
+    Raises:
+        ChainruleError: it cannot be written; then nothing has changed.
+    """
     path = Path(path)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        replace(path, data)
+    except OSError as error:
+        raise ChainruleError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def replace(path: Path, data: bytes) -> None:
+    """Write beside `path`, to the disk, then take its name."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:64]}.")
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)

@@ -78,6 +78,10 @@ def score(chain: Chain, data: Dataset, tick: Callable[[int], object] | None = No
 
 def check_fits(chain: Chain, data: Dataset) -> None:
     """One clear line when `data` cannot be given to `chain`."""
+    if chain.KINDS and data.kind not in chain.KINDS:
+        raise ChainruleError(
+            f"{data.source or 'this'} is {data.kind}, the model takes {' and '.join(chain.KINDS)}: give it such data"
+        )
     if data.levels > chain.symbols:
         raise ChainruleError(
             f"the data have {data.levels} levels, the model has {chain.symbols}: was it fitted on other data?"
