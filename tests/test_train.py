@@ -9,6 +9,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -333,7 +334,7 @@ def test_a_run_that_is_interrupted_saves_its_state_and_can_go_on(tmp_path, whole
     handlers = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
     if step < victim.STEPS:
         with pytest.raises(KeyboardInterrupt, match=r"saved after \d+ steps: go on with"):
-            victim.learn(tmp_path / "run", listen=listen)
+            victim.learn(tmp_path / "run", listen=listen, save_every=1e6)
         counters, _ = store.read_tensors((tmp_path / "run" / "state.safetensors").read_bytes(), "it")
         assert counters["step"] in (step, step + 1)
         with pytest.raises(ChainruleError, match="unfinished training: finish it with"):
@@ -364,15 +365,32 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path, monkeypat
     path = tmp_path / "file"
     store.write_atomic(path, b"old")
 
-    def full(handle):
+    def full(*_):
         raise OSError(28, "No space left on device")
 
-    with monkeypatch.context() as broken:
-        broken.setattr(os, "fsync", full)
-        with pytest.raises(ChainruleError, match="No space"):
-            store.write_atomic(path, b"new")
-    assert path.read_bytes() == b"old"
-    assert list(tmp_path.iterdir()) == [path]
+    for where, what in [(os, "fsync"), (Path, "replace")]:
+        with monkeypatch.context() as broken:
+            broken.setattr(where, what, full)
+            with pytest.raises(ChainruleError, match="No space"):
+                store.write_atomic(path, b"new")
+        assert path.read_bytes() == b"old"
+        assert list(tmp_path.iterdir()) == [path]
+    store.write_atomic(path, b"new")
+    assert path.read_bytes() == b"new"
+
+
+def test_looking_at_held_out_items_changes_nothing(tmp_path, whole):
+    victim.learn(tmp_path / "run", look_every=0)
+    for name in ("model", "state"):
+        one, other = (
+            safetensors.torch.load_file(run / f"{name}.safetensors") for run in (tmp_path / "run", whole)
+        )
+        same_arrays(one, other)
+    seen = [line["val_bits"] for line in metrics(tmp_path / "run")]
+    assert len(seen) == victim.STEPS
+    assert seen[-1] == metrics(whole)[-1]["val_bits"]
+    held_out = json.loads((tmp_path / "run" / "run.json").read_text())["held_out"]
+    assert held_out == {"items": 2, "bits_per_dim": seen[-1]}  # so few that the estimate is exact
 
 
 def test_a_longer_budget_goes_on_where_a_run_ended(tmp_path):

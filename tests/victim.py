@@ -27,9 +27,9 @@ def digits(n=50):
     return Dataset(x, levels=17, kind="image", context=y, classes=tuple("0123456789"), source="digits")
 
 
-def learn(out, steps=STEPS, resume=False, listen=None, **more):
+def learn(out, steps=STEPS, resume=False, listen=None, look_every=math.inf, **more):
     """Train a tiny conditional Gated PixelCNN with dropout; the state is saved after every step."""
-    fitting.LOOK_EVERY = math.inf
+    fitting.LOOK_EVERY = look_every
     options = {"size": "tiny", "settings": {"dropout": 0.1}, "conditional": True, "batch": 8, "seed": 3}
     given = {} if resume else options
     given |= {"steps": steps, "save_every": 0, "resume": resume, "listen": listen}

@@ -33,7 +33,7 @@ from chainrule.verbs.run_folder import (
     same_data,
     write_info,
 )
-from chainrule.verbs.score import score
+from chainrule.verbs.score import check_symbols, score
 
 DEFAULT_MODEL = {"image": "gated-pixelcnn", "text": "char-lstm", "array": "char-lstm"}
 DEFAULT_MINUTES = 10.0
@@ -105,14 +105,16 @@ def fit(
             "steps": steps,
         }
         info["training"] = training_options(info["model"], batch, lr, compile)
-        store.build(info["model"], info["args"], TABLE)  # what cannot be built leaves no folder behind
+    if not info["conditional"]:
+        dataset = replace(dataset, context=None, classes=())
+    built = store.build(info["model"], info["args"], TABLE, info["seed"])
+    if isinstance(built, Chain):
+        check_symbols(built, dataset)
+    if not resume:  # what cannot be learned leaves no folder behind
         folder = new_folder(out, info)
         write_info(folder, info)
     listen({"event": "data", "data": dataset})
-    if not info["conditional"]:
-        dataset = replace(dataset, context=None, classes=())
     learn, held = train_holdout(dataset, info["holdout"]) if info["holdout"] else (dataset, None)
-    built = store.build(info["model"], info["args"], TABLE, info["seed"])
     if isinstance(built, Code):
         return fit_code(built, learn, folder, info, listen)
     return fit_chain(built, learn, held, folder, info, save_every, listen)
@@ -216,17 +218,18 @@ def run_training(
     with interruption() as stopped:
         for state in training:
             now, last = time.monotonic(), training.plan.done(state.step, state.seconds) >= 1
+            stop = bool(stopped)  # looked at once: what arrives during this round stops the next, which saves
             if now - looked >= LOOK_EVERY or last:
                 log.write(training, look(training, held))
                 looked = time.monotonic()
             elif state.step % 20 == 0:
                 log.write(training, {})
-            if now - saved >= save_every or last or stopped:
+            if now - saved >= save_every or last or stop:
                 log.flush()
                 checkpoint(training, folder)
                 saved = time.monotonic()
             listen({"event": "step", "training": training, "log": log.last})
-            if stopped and not last:
+            if stop and not last:
                 raise KeyboardInterrupt(
                     f"saved after {training.step} steps: go on with chainrule fit --resume -o {folder}"
                 )
