@@ -10,12 +10,29 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from chainrule import __version__, console
 from chainrule.errors import ChainruleError
 
+
+class Stopped(Exception):
+    """Ctrl-C, with what there is to say about it."""
+
+
+class Verbs(TyperGroup):
+    """The commands; Ctrl-C keeps its message, which typer would drop."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as stop:
+            raise Stopped(str(stop)) from stop
+
+
 app = typer.Typer(
     name="chainrule",
+    cls=Verbs,
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
@@ -44,13 +61,19 @@ TopP = Annotated[
 ]
 
 
-@app.callback()
-def common(
-    version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
-) -> None:
-    if version:
+def show_version(wanted: bool) -> None:
+    if wanted:
         print(f"chainrule {__version__}")
         raise typer.Exit
+
+
+@app.callback()
+def common(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=show_version)
+    ] = False,
+) -> None:
+    pass
 
 
 @app.command()
@@ -239,7 +262,7 @@ def compress(
     from chainrule import packing
 
     opened, dataset = open_both(run, data)
-    packing.compress(opened, dataset, out, not no_embed, force, json_)
+    packing.compress(opened, dataset, Path(data), out, not no_embed, force, json_)
 
 
 @app.command()
@@ -409,9 +432,6 @@ def help_for(error: Any) -> str:
 
 def main(argv: list[str] | None = None) -> None:
     """Run a command; exit 0 on success, 2 on wrong usage, 1 on an error told in one line, 130 on Ctrl-C."""
-    # Threads that wait by spinning starve each other when another program wants a core: a training beside one
-    # busy process took 3.7 times as long. PyTorch reads this once, when it is imported.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     usage_error: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -427,7 +447,7 @@ def main(argv: list[str] | None = None) -> None:
             console.complain(f"error: {error.format_message()}{help_for(error)}")
     except typer.Exit as error:
         code = error.exit_code
-    except (KeyboardInterrupt, typer.Abort) as error:
+    except (Stopped, KeyboardInterrupt, typer.Abort) as error:
         console.complain(f"stopped: {error}" if str(error) else "stopped")
         code = 130
     except ChainruleError as error:
