@@ -188,8 +188,10 @@ def training(json_: bool) -> Iterator[Callable[[dict[str, Any]], None]]:
             elif event["event"] == "step":
                 state, line = event["training"], event["log"]
                 bar.update(task, completed=state.plan.done(state.step, state.seconds), text=told(line))
-                if line is not shown["line"] and (
-                    json_ or ("val_bits" in line or time.monotonic() - shown["last"] > 30)
+                if (
+                    line
+                    and line is not shown["line"]
+                    and (json_ or ("val_bits" in line or time.monotonic() - shown["last"] > 30))
                 ):
                     shown["last"], shown["line"] = time.monotonic(), line
                     if json_:

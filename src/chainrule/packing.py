@@ -18,7 +18,7 @@ from chainrule.verbs import compress as verb
 BLOCKS = {"model": "coded with the model", "lzma": "packed without it", "stored": "stored as they are"}
 
 
-def compress(run: Run, data: Dataset, out: Path, embed: bool, force: bool, json_: bool) -> None:
+def compress(run: Run, data: Dataset, source: Path, out: Path, embed: bool, force: bool, json_: bool) -> None:
     """`chainrule compress`."""
     blob = store.dump(
         run.chain, TABLE, **{k: run.info[k] for k in ("data", "kind", "levels") if k in run.info}
@@ -31,7 +31,7 @@ def compress(run: Run, data: Dataset, out: Path, embed: bool, force: bool, json_
             embed=blob if embed else None,
             model_sha=store.sha256(run.chain, TABLE),
             force=force,
-            originals=originals(data),
+            originals=originals(data, source),
             progress=progress,
         )
     if json_:
@@ -71,12 +71,14 @@ def break_even(report: verb.Report) -> str:
     return f"from {report.break_even:,} such items on, with its model, it is smaller than xz"
 
 
-def originals(data: Dataset) -> dict[str, Path]:
-    """Where the file of every item lies, when the data came from files."""
-    root = Path(data.source)
-    if data.kind not in ("image", "text") or not root.exists():
+def originals(data: Dataset, source: Path) -> dict[str, Path]:
+    """The file of every picture, when the data came from an image or a folder of images."""
+    if data.kind != "image" or not source.exists():
         return {}
-    places = {name: root / name if root.is_dir() else root for name in data.names}
+    if source.is_dir():
+        places = {name: source / name for name in data.names}
+    else:
+        places = {name: source for name in data.names if name == source.name}  # not the items of an array
     return {name: path for name, path in places.items() if path.is_file()}
 
 

@@ -112,7 +112,8 @@ def fit(
         check_symbols(built, dataset)
     if not resume:  # what cannot be learned leaves no folder behind
         folder = new_folder(out, info)
-        write_info(folder, info)
+        if isinstance(built, Chain):  # a code is fitted at once: there will be nothing to resume
+            write_info(folder, info)
     listen({"event": "data", "data": dataset})
     learn, held = train_holdout(dataset, info["holdout"]) if info["holdout"] else (dataset, None)
     if isinstance(built, Code):

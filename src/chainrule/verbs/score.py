@@ -77,7 +77,16 @@ def score(chain: Chain, data: Dataset, tick: Callable[[int], object] | None = No
 
 
 def check_fits(chain: Chain, data: Dataset) -> None:
-    """One clear line when `data` cannot be given to `chain`."""
+    """One clear line when `data` cannot be scored with `chain`."""
+    check_symbols(chain, data)
+    if data.binarise:
+        raise ChainruleError(
+            "these data are binarised afresh each time they are drawn: score a fixed split instead"
+        )
+
+
+def check_symbols(chain: Chain, data: Dataset) -> None:
+    """One clear line when `data` are of another kind than `chain` takes, or have more levels or classes."""
     if chain.KINDS and data.kind not in chain.KINDS:
         raise ChainruleError(
             f"{data.source or 'this'} is {data.kind}, the model takes {' and '.join(chain.KINDS)}: give it such data"
@@ -90,10 +99,6 @@ def check_fits(chain: Chain, data: Dataset) -> None:
         raise ChainruleError(f"the model is conditioned on {chain.classes} classes, the data have none")
     if chain.classes and len(data) and int(data.context.max()) >= chain.classes:  # type: ignore[union-attr]
         raise ChainruleError(f"the data have {len(data.classes)} classes, the model has {chain.classes}")
-    if data.binarise:
-        raise ChainruleError(
-            "these data are binarised afresh each time they are drawn: score a fixed split instead"
-        )
 
 
 def context_of(chain: Chain, data: Dataset, index) -> torch.Tensor | None:
