@@ -7,9 +7,7 @@ import importlib
 import inspect
 import json
 import math
-import os
 import struct
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from chainrule.archive import atomic
 from chainrule.errors import ChainruleError
 from chainrule.model import Chain, Code
 
@@ -199,26 +198,8 @@ def write_atomic(path: str | Path, data: bytes) -> None:
     Raises:
         ChainruleError: it cannot be written; then nothing has changed.
     """
-    path = Path(path)
-    try:
-        replace(path, data)
-    except OSError as error:
-        raise ChainruleError(f"cannot write {path}: {error.strerror or error}") from error
-
-
-def replace(path: Path, data: bytes) -> None:
-    """Write beside `path`, to the disk, then take its name."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:64]}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with atomic(path, force=True) as file:
+        file.write(data)
 
 
 def read_bytes(path: str | Path) -> bytes:
