@@ -309,3 +309,12 @@ def test_a_model_that_diverged_draws_nothing():
 def test_the_smallest_temperatures_are_greedy():
     chain = randomised(tiny("char-lstm", "text", (4,), 3), (4,))
     assert (sample(chain, 5, (4,), temperature=1e-310) == sample(chain, 5, (4,), temperature=0)).all()
+
+
+@pytest.mark.parametrize("name", CHAINS)
+@pytest.mark.parametrize("option", ["symbols", "width", "layers", "head", "channels", "dropout", "classes"])
+def test_sizes_that_cannot_be_are_refused(name, option):
+    for value in {"dropout": [-0.1, 1.0, 2.0], "classes": [-1]}.get(option, [0, -1]):
+        if takes(name, option):
+            with pytest.raises(ChainruleError, match=f"{option}(=| is ){value}"):
+                store.build(name, {**store.resolve(name, CHAINS).SIZES["tiny"], option: value}, CHAINS)

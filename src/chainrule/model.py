@@ -111,6 +111,15 @@ def pick(logits: Tensor, x: Tensor) -> Tensor:
     return logits.gather(-1, x.long().unsqueeze(-1)).squeeze(-1) - logits.logsumexp(-1)
 
 
+def check_sizes(dropout: float = 0.0, **sizes: int) -> None:
+    """One clear line for a size below 1, or a dropout that is no share."""
+    for name, value in sizes.items():
+        if value < 1:
+            raise ChainruleError(f"{name} is {value}: take 1 or more")
+    if not 0 <= dropout < 1:
+        raise ChainruleError(f"dropout is {dropout}: take a share from 0 up to, not including, 1")
+
+
 class Code(TransformerMixin, BaseEstimator):
     """A map from events to something smaller or sparser and back, with scikit-learn's contract (abstract).
 

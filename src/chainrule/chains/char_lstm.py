@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from chainrule.model import Chain, pick
+from chainrule.model import Chain, check_sizes, pick
 
 CHUNK = 2048  # symbols scored at a time: the logits of a long text would not fit into memory at once
 
@@ -39,6 +39,7 @@ class CharLSTM(Chain):
         self, symbols: int = 256, width: int = 384, layers: int = 1, dropout: float = 0.0, classes: int = 0
     ):
         super().__init__()
+        check_sizes(dropout, symbols=symbols, width=width, layers=layers)
         self.symbols, self.width, self.classes = symbols, width, classes
         self.embed = nn.Embedding(symbols + 1, width)  # the last row stands for "nothing yet"
         self.lstm = nn.LSTM(width, width, layers, batch_first=True, dropout=dropout if layers > 1 else 0.0)

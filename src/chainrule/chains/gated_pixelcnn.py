@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from chainrule.errors import ChainruleError
 from chainrule.layers.conv import LeftOf, RowsAbove, down, gate, right
 from chainrule.layers.levels import LevelTable
-from chainrule.model import Chain
+from chainrule.model import Chain, check_sizes
 
 
 class GatedPixelCNN(Chain):
@@ -61,6 +61,7 @@ class GatedPixelCNN(Chain):
         dropout: float = 0.0,
     ):
         super().__init__()
+        check_sizes(dropout, symbols=symbols, channels=channels, width=width, layers=layers, head=head)
         self.symbols, self.channels, self.classes, self.position = symbols, channels, classes, position
         c_in = channels + 1 + 2 * position  # levels, "inside the image", coordinates
         self.above = RowsAbove(c_in, width, first_kernel)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from chainrule.model import Chain
+from chainrule.model import Chain, check_sizes
 
 
 class Uniform(Chain):
@@ -23,6 +23,7 @@ class Uniform(Chain):
 
     def __init__(self, symbols: int = 256):
         super().__init__()
+        check_sizes(symbols=symbols)
         self.symbols = symbols
 
     def logits(self, x: Tensor, context: Tensor | None = None) -> Tensor:
