@@ -222,7 +222,7 @@ def atomic(path: str | Path, force: bool = False) -> Iterator[BinaryIO]:
         ChainruleError: there is such a file and not `force`, or it cannot be written.
     """
     path = Path(path)
-    temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
+    temporary = path.with_name(f".{path.name[:64]}.{secrets.token_hex(4)}.tmp")
     check_free(path, force)
     try:
         with temporary.open("x+b") as file:
