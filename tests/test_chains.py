@@ -318,3 +318,12 @@ def test_sizes_that_cannot_be_are_refused(name, option):
         if takes(name, option):
             with pytest.raises(ChainruleError, match=f"{option}(=| is ){value}"):
                 store.build(name, {**store.resolve(name, CHAINS).SIZES["tiny"], option: value}, CHAINS)
+
+
+def test_char_lstm_at_paper_size_has_one_layer_of_1000_cells_over_one_hot_characters():
+    with torch.device("meta"):
+        chain = store.build(
+            "char-lstm", {"symbols": 49, **store.resolve("char-lstm", CHAINS).SIZES["paper"]}, CHAINS
+        )
+    gates, outputs = 4 * 1000 * (49 + 1 + 1000 + 2), 49 * (1000 + 1)
+    assert sum(p.numel() for p in chain.parameters()) == gates + outputs

@@ -28,6 +28,7 @@ class Plan:
         average: decay of the running average of the weights; the average is what is scored and saved.
         clip: largest norm of the gradient of a step.
         compile: use torch.compile; None: try it when the budget is in minutes and long enough, keep the faster.
+            A compiled training that is resumed goes on well, but not with the same bits.
     """
 
     minutes: float | None = None

@@ -18,6 +18,7 @@ class CharLSTM(Chain):
         width: units of each layer.
         layers: stacked LSTM layers.
         dropout: share of the units dropped between layers and before the output, in training.
+        embed: size of the learned vector that stands for a symbol; 0: one-hot.
         classes: number of classes in `context` (an embedding added to every input); 0 is unconditional.
 
     Example:
@@ -27,25 +28,32 @@ class CharLSTM(Chain):
     """
 
     SIZES = {
-        "tiny": {"width": 8},
+        "tiny": {"width": 8, "embed": 8},
         "laptop": {"width": 384},
-        # Graves 2013, section 3.1: one layer of 1000 cells on characters of the Penn Treebank.
-        "paper": {"width": 1000},
+        # Graves 2013, section 3.1: one layer of 1000 cells, one-hot characters (4.3 M weights with 49 symbols).
+        "paper": {"width": 1000, "embed": 0},
     }
     KINDS = ("text", "array")
     TRAINING = {"batch": 16, "lr": 3e-3, "window": 128}
 
     def __init__(
-        self, symbols: int = 256, width: int = 384, layers: int = 1, dropout: float = 0.0, classes: int = 0
+        self,
+        symbols: int = 256,
+        width: int = 384,
+        layers: int = 1,
+        dropout: float = 0.0,
+        classes: int = 0,
+        embed: int = 384,
     ):
         super().__init__()
         check_sizes(dropout, symbols=symbols, width=width, layers=layers)
         self.symbols, self.width, self.classes = symbols, width, classes
-        self.embed = nn.Embedding(symbols + 1, width)  # the last row stands for "nothing yet"
-        self.lstm = nn.LSTM(width, width, layers, batch_first=True, dropout=dropout if layers > 1 else 0.0)
+        inputs = embed or symbols + 1
+        self.embed = nn.Embedding(symbols + 1, embed) if embed else None  # the last row: "nothing yet"
+        self.lstm = nn.LSTM(inputs, width, layers, batch_first=True, dropout=dropout if layers > 1 else 0.0)
         self.drop = nn.Dropout(dropout)
         self.out = nn.Linear(width, symbols)
-        self.condition = nn.Embedding(classes, width) if classes else None
+        self.condition = nn.Embedding(classes, inputs) if classes else None
 
     @classmethod
     def configure(cls, data) -> dict:
@@ -80,7 +88,9 @@ class CharLSTM(Chain):
 
     def _run(self, inputs: Tensor, state, context: Tensor | None):
         """inputs (B, T) of 0..K, K for "nothing yet" -> logits (B, T, K) and the new state."""
-        z = self.embed(inputs.long())  # (B, T, D)
+        one_hot = nn.functional.one_hot
+        weight = self.out.weight
+        z = self.embed(inputs) if self.embed else one_hot(inputs, self.symbols + 1).to(weight)  # (B, T, D)
         if self.condition is not None:
             z = z + self.condition(context)[:, None]
         h, state = self.lstm(z, state)
