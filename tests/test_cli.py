@@ -327,6 +327,16 @@ def test_an_array_or_a_path_can_be_learned_in_python(places, tmp_path):
     assert len(hashes) == 1
 
 
+def test_half_written_files_of_a_killed_training_are_removed(tmp_path):
+    for name in (".run.json.k1", ".state.safetensors.k2"):
+        (tmp_path / name).write_bytes(b"half")
+    good(f"fit digits {TINY} -o {{tmp}} --json", tmp=tmp_path)
+    (tmp_path / ".metrics.jsonl.k3").write_bytes(b"half")
+    good("fit --resume --steps 5 -o {tmp} --json", tmp=tmp_path)
+    names = ["metrics.jsonl", "model.safetensors", "run.json", "state.safetensors"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
+
+
 # ---- what is left out, and strange names -------------------------------------------------------------------
 
 

@@ -15,7 +15,7 @@ import torch
 from chainrule import store
 from chainrule.data import Dataset
 from chainrule.errors import ChainruleError
-from chainrule.models import INFO, STATE
+from chainrule.models import INFO, METRICS, MODEL, STATE
 from chainrule.train import Training
 
 NUMBER, MAYBE_NUMBER = (int, float), (int, float, type(None))
@@ -40,6 +40,7 @@ def new_folder(out: str | Path | None, info: dict) -> Path:
         folder = Path(out)
         if (folder / INFO).exists():
             raise ChainruleError(f"{folder} holds a run already: go on with --resume, or choose another -o")
+        sweep(folder)
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise ChainruleError(f"{folder} exists and is not an empty folder: choose another -o")
     else:
@@ -58,12 +59,20 @@ def new_folder(out: str | Path | None, info: dict) -> Path:
     return folder
 
 
+def sweep(folder: Path) -> None:
+    """Remove the half-written files that a killed training has left behind."""
+    for name in (INFO, STATE, MODEL, METRICS):
+        for path in folder.glob(f".{name}.*"):
+            path.unlink(missing_ok=True)
+
+
 def reopen(out: str | Path | None) -> tuple[dict[str, Any], Path]:
     """run.json of a run to go on with, checked; the number of threads becomes that of the run."""
     if out is None:
         raise ChainruleError("--resume needs the run to go on with: -o RUN")
     folder = Path(out)
-    if not (folder / INFO).exists():
+    sweep(folder)
+    if not (folder / INFO).is_file():
         raise ChainruleError(f"there is no run to resume at {folder}")
     try:
         info = json.loads((folder / INFO).read_text())
