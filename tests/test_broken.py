@@ -724,7 +724,7 @@ def test_an_lstm_that_forgets_its_state_or_its_class_is_caught(monkeypatch):
 
 
 def test_an_lstm_that_reads_both_ways_is_caught(monkeypatch):
-    chain = randomised(CharLSTM(symbols=3, width=4), TEXT)
+    chain = randomised(CharLSTM(symbols=3, width=4, embed=4), TEXT)
     monkeypatch.setattr(chain.lstm, "forward", lambda z, state: (z + z.flip(1).cumsum(1).flip(1), None))
     with pytest.raises(AssertionError, match="leaks into"):
         check_causality(chain, TEXT)
