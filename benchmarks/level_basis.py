@@ -1,6 +1,6 @@
 """What the smooth basis of `LevelTable` is worth: the same model, steps and seed with it and with a plain table.
 
-    python benchmarks/level_basis.py --steps 300
+python benchmarks/level_basis.py --steps 300
 """
 
 from __future__ import annotations
@@ -26,7 +26,11 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             run = fit(options.data, steps=options.steps, out=Path(folder) / "run")
         bits = round(run.info["held_out"]["bits_per_dim"], 4)
-        print(json.dumps({"basis": name, "data": options.data, "steps": options.steps, "held_out_bits_per_dim": bits}))
+        print(
+            json.dumps(
+                {"basis": name, "data": options.data, "steps": options.steps, "held_out_bits_per_dim": bits}
+            )
+        )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """docs/results.md from the measurements in benchmarks/results/*.json: no number there is typed by hand.
 
-    python benchmarks/write_results.py                          # write the document
-    python benchmarks/write_results.py NAME TITLE COMMAND FILE   # first keep FILE (JSON lines) as a measurement
+python benchmarks/write_results.py                          # write the document
+python benchmarks/write_results.py NAME TITLE COMMAND FILE   # first keep FILE (JSON lines) as a measurement
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ command above it; `benchmarks/write_results.py` made this page from `benchmarks/
 
 def document() -> str:
     """The whole page."""
-    return HEAD + "".join(section(json.loads(p.read_text(encoding="utf-8"))) for p in sorted(RESULTS.glob("*.json")))
+    return HEAD + "".join(
+        section(json.loads(p.read_text(encoding="utf-8"))) for p in sorted(RESULTS.glob("*.json"))
+    )
 
 
 def section(result: dict[str, Any]) -> str:
@@ -45,10 +47,16 @@ def shown(value: Any) -> str:
 
 def keep(name: str, title: str, command: str, file: str, note: str = "") -> None:
     """Store the JSON lines of a measurement."""
-    rows = [json.loads(line) for line in Path(file).read_text(encoding="utf-8").splitlines() if line.startswith("{")]
+    rows = [
+        json.loads(line)
+        for line in Path(file).read_text(encoding="utf-8").splitlines()
+        if line.startswith("{")
+    ]
     RESULTS.mkdir(exist_ok=True)
     result = {"title": title, "command": command, "note": note, "rows": rows}
-    (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    (RESULTS / f"{name}.json").write_text(
+        json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
 
 
 if __name__ == "__main__":
