@@ -42,7 +42,7 @@ app = typer.Typer(
 )
 
 LONGEST = 1 << 24  # symbols of a text that is written
-OUT_OF_MEMORY = "error: not enough memory: try fewer or smaller items, or a smaller model"
+OUT_OF_MEMORY = "not enough memory: try fewer or smaller items, or a smaller model"
 
 Data = Annotated[str, typer.Argument(metavar="DATA", help="A name such as digits, or a path.")]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A folder made by chainrule fit.")]
@@ -385,7 +385,7 @@ def settings(pairs: list[str] | None) -> dict[str, Any]:
             raise ChainruleError(f"--set {pair}: write it as KEY=VALUE")
         try:
             result[key] = json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             result[key] = value
     return result
 
@@ -444,17 +444,17 @@ def main(argv: list[str] | None = None) -> None:
         if type(error).__name__ == "NoArgsIsHelpError":
             error.show()
         else:
-            console.complain(f"error: {error.format_message()}{help_for(error)}")
+            console.fail(f"{error.format_message()}{help_for(error)}")
     except typer.Exit as error:
         code = error.exit_code
     except (Stopped, KeyboardInterrupt, typer.Abort) as error:
         console.complain(f"stopped: {error}" if str(error) else "stopped")
         code = 130
     except ChainruleError as error:
-        console.complain(f"error: {error}")
+        console.fail(f"{error}")
         code = 1
     except MemoryError:
-        console.complain(OUT_OF_MEMORY)
+        console.fail(OUT_OF_MEMORY)
         code = 1
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -462,9 +462,9 @@ def main(argv: list[str] | None = None) -> None:
     except RuntimeError as error:
         if "can't allocate memory" not in str(error):  # PyTorch has no MemoryError of its own
             raise
-        console.complain(OUT_OF_MEMORY)
+        console.fail(OUT_OF_MEMORY)
         code = 1
     except OSError as error:
-        console.complain(f"error: {error.filename or 'file'}: {error.strerror or error}")
+        console.fail(f"{error.filename or 'file'}: {error.strerror or error}")
         code = 1
     sys.exit(code if isinstance(code, int) else 0)

@@ -17,6 +17,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     from chainrule.data import Dataset
 
+LONG = 600  # characters of an error
 NAMED = 20  # files named in a line about what was left out
 LISTED = 10  # items of an archive that people are shown
 
@@ -43,6 +44,11 @@ def complain(text: str) -> None:
     from chainrule.data.reading import printable
 
     print(printable(" ".join(text.splitlines())), file=sys.stderr)
+
+
+def fail(text: str) -> None:
+    """What went wrong and the way out; from the middle of a very long line, which holds names, a part is left out."""
+    complain(f"error: {text if len(text) <= LONG else f'{text[: LONG // 2]} … {text[-LONG // 2 :]}'}")
 
 
 def passed_over(data: Dataset) -> None:

@@ -141,12 +141,15 @@ def keep_top(keep: str, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def read_mask(path: Path, shape: tuple[int, ...]) -> np.ndarray:
-    """An image as a mask: bright is given."""
-    mask = np.asarray(load(path).x[0])
+    """An image as a mask: bright is given. In a .npy array True, or the upper half of the levels."""
+    data = load(path)
+    if len(data) != 1:
+        raise ChainruleError(f"{data.source} holds {len(data):,} items: give a mask with one")
+    mask = np.asarray(data.x[0])
     if mask.ndim != 3 or mask.shape[:2] != shape[:2]:
         found, wanted = " × ".join(map(str, mask.shape[:2])), " × ".join(map(str, shape[:2]))
         raise ChainruleError(f"the mask is {found} pixels, the image {wanted}: make them equal")
-    return np.broadcast_to(mask.mean(-1, keepdims=True) >= 128, shape).copy()
+    return np.broadcast_to(mask.mean(-1, keepdims=True) >= data.levels / 2, shape).copy()
 
 
 def classes_for(run: Run, n: int, class_: str | None) -> torch.Tensor | None:

@@ -81,6 +81,8 @@ def reopen(out: str | Path | None) -> tuple[dict[str, Any], Path]:
             check_types(info[part], types)
         training, budget = info["training"], (info["budget"]["minutes"], info["budget"]["steps"])
         check_options(*budget, info["seed"], training["lr"], training["batch"], info["holdout"], 0)
+        if budget == (None, None):
+            raise ValueError("it has no budget")
         if not 1 <= info["threads"] <= 1024:
             raise ValueError(f"threads is {info['threads']}")
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
