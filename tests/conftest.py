@@ -1,6 +1,10 @@
 """What several test files share."""
 
 import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before PyTorch is imported: the models of the tests are tiny
+
+
 from pathlib import Path
 
 import pytest

@@ -161,9 +161,8 @@ def told(json_: bool, **facts: Any) -> None:
         console.emit(facts)
         return
     for key, value in facts.items():
-        shown = (
-            f"{value:.4f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else value
-        )
+        shown = f"{value:.4f}" if isinstance(value, float) else value
+        shown = f"{value:,}" if type(value) is int else shown
         console.say(f"  {key.replace('_', ' ')}: {shown}")
 
 
