@@ -379,6 +379,31 @@ def entries(archive):
     return json.loads(good("inspect {archive} --json", archive=archive))["entries"]
 
 
+def test_no_path_is_a_command_to_the_terminal(places, tmp_path):
+    evil = tmp_path / "\x1b[31mred\a"
+    evil.mkdir()
+    told = [
+        call(f"fit digits {TINY} -o {{evil}}/run", evil=evil),
+        call("compress {digits} {few} -o {evil}/a.chain", evil=evil, **places),
+        call("inspect {evil}/a.chain", evil=evil),
+        call("sample {evil}/none", evil=evil),
+    ]
+    assert [result.code for result in told] == [0, 0, 0, 1]
+    for result in told:
+        assert "\\x1b[31mred\\x07" in (result.out + result.err).replace("\n", "")
+        assert (result.out + result.err).replace("\n", "").isprintable()
+
+
+def test_long_names_are_told_whole(places, tmp_path):
+    words = [f"word{i:02}" for i in range(30)]
+    (tmp_path / "in").mkdir()
+    shutil.copy(places["photos"] / "photo 1.png", tmp_path / "in" / (" ".join(words) + ".png"))
+    good("compress {colours} {tmp}/in -o {tmp}/a.chain", tmp=tmp_path, **places)
+    for line in ("score {colours} {tmp}/in", "inspect {tmp}/a.chain"):
+        text = good(line, tmp=tmp_path, **places)
+        assert [word for word in words if word not in text] == []
+
+
 def test_a_hundred_broken_files_are_one_line(places, tmp_path):
     shutil.copytree(places["photos"], tmp_path / "in")
     for i in range(100):
@@ -541,6 +566,28 @@ def test_memory_that_runs_out_is_one_line(monkeypatch):
     assert len(result.err.splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ("fact", "value"),
+    [
+        ("levels", "many"),
+        ("levels", 18),
+        ("event", [8, -8, 1]),
+        ("event", "8x8"),
+        ("classes", ["a"]),
+        ("kind", "picture"),
+        ("held_out", {"items": "all"}),
+        ("trained", 3),
+    ],
+)
+def test_a_model_file_cannot_say_what_cannot_be(fact, value, places, tmp_path):
+    run = open_run(places["digits"])
+    facts = {k: v for k, v in run.info.items() if k not in ("format", "model", "args")} | {fact: value}
+    (tmp_path / "m.safetensors").write_bytes(store.dump(run.chain, TABLE, **facts))
+    result = call("sample {tmp}/m.safetensors --event 8x8 -o {tmp}/s.png", tmp=tmp_path)
+    assert result.code == 1
+    assert result.err.endswith(f"m.safetensors says {fact} is {value}: it is damaged\n")
+
+
 # ---- as processes ------------------------------------------------------------------------------------------
 
 
@@ -557,8 +604,9 @@ def test_what_only_tells_does_not_wait_for_pytorch(line):
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
-def test_a_reader_who_leaves_is_no_traceback():
-    running = process("models")
+@pytest.mark.parametrize("line", ["models", "--version"])
+def test_a_reader_who_leaves_is_no_traceback(line):
+    running = process(line)
     running.stdout.close()
     errors = running.stderr.read()
     running.stderr.close()

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from chainrule.data import Dataset
 
 LONG = 600  # characters of an error
+SHORT = 24  # characters of a name that is not wrapped
 NAMED = 20  # files named in a line about what was left out
 LISTED = 10  # items of an archive that people are shown
 
@@ -97,7 +98,8 @@ def table(rows: list[dict[str, Any]], columns: list[str] | None, json_: bool) ->
     shown = columns or list(rows[0])
     grid = Table(box=None, header_style="bold", pad_edge=False)
     for name in shown:
-        grid.add_column(name.replace("_", " "), overflow="fold", no_wrap=name in ("model", "name"))
+        short = all(len(str(row[name])) <= SHORT for row in rows)
+        grid.add_column(name.replace("_", " "), overflow="fold", no_wrap=short and name in ("model", "name"))
     for row in rows:
         grid.add_row(
             *(
@@ -137,7 +139,7 @@ def scores(total: dict[str, Any], items: list[dict[str, Any]], json_: bool) -> N
     if items:
         grid = Table(box=None, header_style="bold", pad_edge=False)
         for name in ("most surprising", "bits/dim", "nats"):
-            grid.add_column(name, justify="left" if name[0] == "m" else "right")
+            grid.add_column(name, justify="left" if name[0] == "m" else "right", overflow="fold")
         for item in items:
             grid.add_row(plain(item["name"]), f"{item['bits_per_dim']:.4f}", f"{item['nats']:,.2f}")
         out().print(grid)
