@@ -68,7 +68,7 @@ def break_even(report: verb.Report) -> str:
         return ""
     if report.break_even is None:
         return "never on such items: xz is smaller"
-    return f"from {report.break_even:,} such items on, with its model, it is smaller than xz"
+    return f"with its model it is smaller than xz from {report.break_even:,} such items on"
 
 
 def originals(data: Dataset, source: Path) -> dict[str, Path]:

@@ -173,7 +173,8 @@ def inside(root: Path, name: str) -> Path:
             raise ChainruleError(f"{target.parent} leads out of {root}: remove that link first")
         target.parent.mkdir(parents=True, exist_ok=True)
     except (OSError, RuntimeError) as error:
-        raise ChainruleError(f"cannot make the folder {target.parent}: {error}") from error
+        reason = getattr(error, "strerror", None) or error
+        raise ChainruleError(f"cannot make the folder {target.parent}: {reason}") from error
     return target
 
 
