@@ -15,9 +15,9 @@ import importlib
 import os
 from typing import Any
 
-# Threads of GNU OpenMP that wait for each other spin, and starve each other as soon as another program wants
-# a core: beside one busy process a training step took six times as long. After 3,000 turns they sleep
-# instead, which costs nothing measurable when the cores are free. PyTorch reads this once, when imported.
+# Threads of GNU OpenMP that wait for each other spin, which starves them when another program wants a core.
+# After 3,000 turns they sleep instead: no slower alone, faster in company (benchmarks/spin.py). PyTorch reads
+# this once, when it is imported.
 os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
 __version__ = "0.1.0"

@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from chainrule.errors import ChainruleError
 
 Batch = tuple[Tensor, ...]
-COMPILE_PAYS_AFTER = 6.0  # minutes of budget: compiling takes about 45 s and saves about a quarter of a step
+COMPILE_PAYS_AFTER = (
+    6.0  # minutes of budget; a compilation takes most of one, see benchmarks/train_speed.py for the gain
+)
 TRIAL = 5  # steps timed before and after compiling
 
 
