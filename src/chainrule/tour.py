@@ -47,6 +47,7 @@ def tour(out: Path, json_: bool = False) -> None:
             conditional=True,
             minutes=IMAGE_MINUTES,
             holdout=0.0,
+            settings={"dropout": 0.2},  # so few images are soon known by heart
             out=out / "digits",
             listen=listener(json_),
         )
