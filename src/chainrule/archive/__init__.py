@@ -1,0 +1,61 @@
+"""The container format: blocks, checksums, versions. docs/archive-format.md is its specification.
+
+It knows no model and no entropy coder: a block is bytes with a checksum, an item a name with a shape.
+Whatever is read is taken for hostile: every length is checked against the file's before memory is taken.
+"""
+
+from chainrule.archive.format import (
+    DTYPES,
+    END,
+    FILE,
+    FOOTER,
+    LZMA,
+    MAGIC,
+    MAX_BLOCK,
+    MODEL,
+    PREFIX,
+    STORED,
+    SYMBOLS,
+    VERSION,
+    Block,
+    Header,
+    Item,
+    Progress,
+    digest,
+    expand,
+    filters,
+    squeeze,
+)
+from chainrule.archive.names import flaw
+from chainrule.archive.reading import Archive, inspect, verify
+from chainrule.archive.writing import Writer, atomic, check_free
+
+__all__ = [
+    "DTYPES",
+    "END",
+    "FILE",
+    "FOOTER",
+    "LZMA",
+    "MAGIC",
+    "MAX_BLOCK",
+    "MODEL",
+    "PREFIX",
+    "STORED",
+    "SYMBOLS",
+    "VERSION",
+    "Archive",
+    "Block",
+    "Header",
+    "Item",
+    "Progress",
+    "Writer",
+    "atomic",
+    "check_free",
+    "digest",
+    "expand",
+    "filters",
+    "flaw",
+    "inspect",
+    "squeeze",
+    "verify",
+]

@@ -1,0 +1,180 @@
+"""Header and index from JSON to records. Whatever they say is taken for hostile; nothing behind has to check."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Any
+
+from chainrule.archive.format import (
+    DTYPES,
+    EXPANSION,
+    FILE,
+    KINDS,
+    LAYOUTS,
+    LZMA,
+    MAX_BLOCK,
+    MODEL,
+    STORED,
+    SYMBOLS,
+    Block,
+    Header,
+    Item,
+    expand,
+    item_bytes,
+)
+from chainrule.archive.names import flaw
+from chainrule.errors import ChainruleError
+
+
+def unpack_index(packed: bytes, size: int) -> Any:
+    """The index as JSON; it is stored as it is when both lengths are equal."""
+    try:
+        raw = packed if len(packed) == size else expand(packed, size)
+    except ChainruleError as error:
+        raise ChainruleError(f"is damaged: its index {error}") from error
+    return strict_json(raw, "index")
+
+
+def strict_json(text: bytes, what: str) -> Any:
+    """JSON of strings, whole numbers, lists and objects; no other numbers, no key twice."""
+
+    def refuse(found: str) -> None:
+        raise ValueError(f"the number {found[:20]} is not allowed")
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len({key for key, _ in pairs}) < len(pairs):
+            raise ValueError("a key stands twice")
+        return dict(pairs)
+
+    try:
+        return json.loads(text.decode(), parse_float=refuse, parse_constant=refuse, object_pairs_hook=unique)
+    except (ValueError, RecursionError) as error:
+        raise ChainruleError(f"is damaged: its {what} cannot be read: {str(error)[:80]}") from error
+
+
+def parse_header(text: bytes) -> Header:
+    """Check every field, so that nothing behind needs to."""
+    found = strict_json(text, "header")
+    names = [field.name for field in fields(Header)]
+    if not isinstance(found, dict) or sorted(found) != sorted(names):
+        raise ChainruleError(f"is damaged: its header must have the fields {', '.join(names)}")
+    for key in ("arithmetic", "coder", "writer", "source"):
+        want(isinstance(found[key], str), key)
+    want(found["kind"] in KINDS, "kind")
+    want(found["layout"] in LAYOUTS, "layout")
+    want(found["dtype"] in DTYPES, "dtype")
+    whole(found["symbols"], 1, 1 << 16, "symbols")
+    whole(found["block_items"], 1, 1 << 16, "block_items")
+    whole(found["lane"], 0, MAX_BLOCK, "lane")
+    whole(found["model_bytes"], 0, 1 << 62, "model_bytes")
+    whole(found["model_crc32"], 0, 0xFFFFFFFF, "model_crc32")
+    sha256_hex(found["model_sha256"])
+    environment = found["environment"]
+    want(isinstance(environment, dict), "environment")
+    want(
+        all(isinstance(v, str | int) and not isinstance(v, bool) for v in environment.values()), "environment"
+    )
+    return Header(**found)
+
+
+def parse_index(index: Any, header: Header, start: int, end: int) -> list[Block]:
+    """Check the index: the blocks must fill the file from `start` to `end` without a gap."""
+    columns = ("blocks", "names", "shapes", "forms", "contexts")
+    want(isinstance(index, dict) and sorted(index) == sorted(columns), "index")
+    table = index["blocks"]
+    want(isinstance(table, list), "blocks")
+    for entry in table:
+        want(
+            isinstance(entry, dict) and sorted(entry) == ["bytes", "coding", "crc32", "items", "sha256"],
+            "block",
+        )
+        whole(entry["bytes"], 0, end - start, "bytes")
+        whole(entry["items"], 1, entry["bytes"], "items")  # so an archive has no more items than bytes
+        whole(entry["crc32"], 0, 0xFFFFFFFF, "crc32")
+        sha256_hex(entry["sha256"])
+        want(entry["coding"] in (MODEL, LZMA, STORED), "coding")
+    used = sum(entry["bytes"] for entry in table)
+    if start + used != end:
+        raise ChainruleError(f"is damaged: its blocks take {used} bytes, {end - start} are there")
+    items = iter(parse_items(index, sum(entry["items"] for entry in table)))
+    blocks, offset = [], start
+    for entry in table:
+        mine = tuple(next(items) for _ in range(entry["items"]))
+        blocks.append(Block(entry["coding"], mine, offset, entry["bytes"], entry["crc32"], entry["sha256"]))
+        check_block(blocks[-1], header, len(blocks))
+        offset += entry["bytes"]
+    return blocks
+
+
+def parse_items(index: dict[str, Any], count: int) -> list[Item]:
+    """The columns of the index as items."""
+    names, contexts = index["names"], index["contexts"]
+    if isinstance(names, int):
+        want(names == count and not isinstance(names, bool), "names")
+        names = [str(i) for i in range(count)]
+    want(isinstance(names, list) and len(names) == count, "names")
+    taken: set[str] = set()
+    for name in names:
+        want(isinstance(name, str), "names")
+        if reason := flaw(name, taken):
+            raise ChainruleError(f"has an item named {name[:80]!r}, which is refused: {reason}")
+    contexts = [None] * count if contexts is None else contexts
+    want(isinstance(contexts, list) and len(contexts) == count, "contexts")
+    for context in contexts:
+        if context is not None:
+            whole(context, 0, 1 << 31, "contexts")
+    shapes = [tuple(shape) for shape in from_runs(index["shapes"], count, check_shape, "shapes")]
+    forms = from_runs(index["forms"], count, lambda f: want(f in (SYMBOLS, FILE), "forms"), "forms")
+    return [Item(*columns) for columns in zip(names, shapes, forms, contexts, strict=True)]
+
+
+def from_runs(runs: Any, count: int, check: Callable[[Any], object], what: str) -> list[Any]:
+    """Undo `to_runs`: `count` values."""
+    want(isinstance(runs, list), what)
+    values: list[Any] = []
+    for run in runs:
+        want(isinstance(run, list) and len(run) == 2, what)
+        whole(run[0], 1, count - len(values), what)
+        check(run[1])
+        values += [run[1]] * run[0]
+    want(len(values) == count, what)
+    return values
+
+
+def check_shape(shape: Any) -> None:
+    want(isinstance(shape, list) and len(shape) <= 8, "shapes")
+    for side in shape:
+        whole(side, 0, MAX_BLOCK, "shapes")
+    whole(math.prod(shape), 0, MAX_BLOCK, "shapes")
+
+
+def check_block(block: Block, header: Header, number: int) -> None:
+    """What a block claims to hold must be possible for its bytes."""
+    size = sum(item.size for item in block.items)
+    if size > min(MAX_BLOCK, block.bytes * EXPANSION):
+        raise ChainruleError(f"is damaged: block {number} claims {size} symbols in {block.bytes} bytes")
+    if block.coding == STORED and block.bytes != sum(item_bytes(item, header) for item in block.items):
+        raise ChainruleError(f"is damaged: block {number} stores {block.bytes} bytes, its items have others")
+    shapes, forms = {item.shape for item in block.items}, {item.form for item in block.items}
+    if block.coding == MODEL and (FILE in forms or (len(shapes) > 1 and any(len(s) != 1 for s in shapes))):
+        raise ChainruleError(f"is damaged: block {number} mixes what cannot be coded together")
+    if any(item.form == FILE and len(item.shape) != 1 for item in block.items):
+        raise ChainruleError(f"is damaged: block {number} has a file whose shape is not its length")
+
+
+def want(condition: bool, what: str) -> None:
+    if not condition:
+        raise ChainruleError(f"is damaged: its entry {what!r} makes no sense")
+
+
+def whole(value: Any, low: int, high: int, what: str) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+        raise ChainruleError(f"is damaged: {what} must be a whole number from {low} to {high}")
+
+
+def sha256_hex(value: Any) -> None:
+    want(isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None, "sha256")
