@@ -64,7 +64,7 @@ def write(path: Path, header: Header, model: bytes, blocks, force: bool = True) 
         for coding, items, parts, payload in blocks:
             raw = b"".join(parts)
             packed = {STORED: raw, LZMA: squeeze(raw), MODEL: payload}[coding]
-            writer.add(coding, packed, items, digest(items, parts))
+            writer.add(coding, packed, items, digest(header, items, parts))
         assert writer.finish() == file.tell()
     return path
 
@@ -385,6 +385,17 @@ def test_a_lie_is_an_error_and_asks_for_no_memory(tmp_path, parts, lie):
     finally:
         tracemalloc.stop()
     assert peak < 4e6
+
+
+BACK = {"kind": "array", "symbols": 200, "layout": "array", "dtype": "|i1"}
+
+
+@pytest.mark.parametrize("field", BACK)
+def test_what_comes_back_is_under_the_hash_of_every_block(tmp_path, parts, field):
+    """With another type, say, 200 would come back as -56."""
+    header, middle, index = taken_apart(parts)
+    text = refused(tmp_path / "x", put_together(header | {field: BACK[field]}, middle, index))
+    assert "block 1 is not what was written" in text
 
 
 def test_put_together_lies_only_when_told_to(tmp_path, parts):

@@ -107,9 +107,13 @@ def item_bytes(item: Item, header: Header) -> int:
     return item.size * (1 if item.form == FILE else header.width)
 
 
-def digest(items: Sequence[Item], parts: Sequence[bytes]) -> str:
-    """SHA-256 of the items of a block: of each a line that says what it is, and the bytes of its symbols."""
-    total = hashlib.sha256()
+def digest(header: Header, items: Sequence[Item], parts: Sequence[bytes]) -> str:
+    """SHA-256 of what a block gives back.
+
+    It is over a line with what the header says of all items, then of each item a line that says what it is,
+    and the bytes of its symbols.
+    """
+    total = hashlib.sha256(to_json([header.kind, header.symbols, header.layout, header.dtype]) + b"\n")
     for item, part in zip(items, parts, strict=True):
         total.update(to_json([item.name, item.shape, item.form, item.context]) + b"\n")
         total.update(part)

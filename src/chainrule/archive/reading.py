@@ -129,7 +129,7 @@ class Archive:
             raise ChainruleError(f"{self.path} is damaged: block {number + 1} {error}") from error
         ends = list(accumulate(sizes))
         parts = [data[end - size : end] for size, end in zip(sizes, ends, strict=True)]
-        if digest(block.items, parts) != block.sha256:
+        if digest(self.header, block.items, parts) != block.sha256:
             raise ChainruleError(f"{self.path} is damaged: block {number + 1} is not what was written")
         return parts
 

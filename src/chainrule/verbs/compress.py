@@ -377,7 +377,7 @@ def write_blocks(chain, source, items, ideal, writer, progress) -> Tally:
                 coding, payload = MODEL, coded
                 tally.ideal += bits
         tally.blocks[coding] += 1
-        tally.bytes[coding] += writer.add(coding, payload, members, digest(members, parts))
+        tally.bytes[coding] += writer.add(coding, payload, members, digest(source.header, members, parts))
         meter.at(sum(item.size for item in members))
     return tally
 

@@ -96,7 +96,7 @@ def decode_block(archive: Archive, number: int, chain: Chain, meter: Meter) -> l
     except Exception as error:  # what a model does with shapes that are not its own is not for us to list
         reason = " ".join(str(error).split())[:160]
         raise ChainruleError(f"{where} cannot be decoded with this model: {reason}") from error
-    if digest(block.items, [array.tobytes() for array in arrays]) != block.sha256:
+    if digest(archive.header, block.items, [array.tobytes() for array in arrays]) != block.sha256:
         raise ChainruleError(f"{where} decodes to something else than was written: the model is another one")
     return arrays
 
