@@ -30,13 +30,20 @@ class Chain(nn.Module, ABC):
         classes: the number of classes it is conditioned on; 0 when it is unconditional.
         SIZES: named sets of constructor arguments: "tiny" for tests, "laptop", "paper".
         KINDS: the kinds of data it can be fitted to.
+        AXES, channels: how its step program, if it states one, sees an event: see `chainrule.engine`.
+
+    A chain may state `program(p)`: the same conditionals, one symbol at a time, as calls of the builder `p`
+    (`chainrule.engine.Builder`) that give the logits of each channel. Then it is sampled and coded fast, with
+    the same bits on every machine.
     """
 
     SIZES: ClassVar[dict[str, dict[str, Any]]] = {}
     KINDS: ClassVar[tuple[str, ...]] = ()
+    AXES: ClassVar[str] = "line"
     symbols: int
     event: tuple[int, ...] | None = None
     classes: int = 0
+    channels: int = 1
     args: dict[str, Any]  # the constructor's arguments, defaults included: they rebuild the chain
 
     def __new__(cls, *args, **kwargs):

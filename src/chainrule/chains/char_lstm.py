@@ -86,6 +86,24 @@ class CharLSTM(Chain):
         logits, state["lstm"] = self._run(symbol.long()[:, None], state["lstm"], state["context"])
         return logits[:, 0], state
 
+    def program(self, p):
+        """The recurrence; what the first layer makes of a symbol is a table."""
+        z = self.embed.weight if self.embed else torch.eye(self.symbols + 1)
+        x = p.embed(p.fold(z, self.lstm.weight_ih_l0.T), columns=-1, outside=self.symbols, clock="pixel")
+        if self.condition is not None:
+            x = p.add(x, p.one_of_classes(p.fold(self.condition.weight, self.lstm.weight_ih_l0.T)))
+        h = None
+        for layer in range(self.lstm.num_layers):
+            w_x, w_h, b_x, b_h = self.lstm.all_weights[layer]
+            cell, hidden = p.memory(self.width), p.memory(self.width)
+            before = p.at(hidden, columns=-1)
+            if layer == 0:
+                gates = p.add(p.dense(before, weight=w_h.T, bias=b_x + b_h), x)
+            else:
+                gates = p.dense(h, before, weight=torch.cat([w_x.T, w_h.T]), bias=b_x + b_h)
+            h = p.lstm(gates, cell, hidden)
+        return [p.dense(h, weight=self.out.weight.T, bias=self.out.bias)]
+
     def _run(self, inputs: Tensor, state, context: Tensor | None):
         """inputs (B, T) of 0..K, K for "nothing yet" -> logits (B, T, K) and the new state."""
         one_hot = nn.functional.one_hot

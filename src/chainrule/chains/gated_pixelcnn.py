@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from chainrule.errors import ChainruleError
-from chainrule.layers.conv import LeftOf, RowsAbove, down, gate, right
+from chainrule.layers.conv import LeftOf, RowsAbove, affine, down, gate, left_of, right, rows_above
 from chainrule.layers.levels import LevelTable
 from chainrule.model import Chain, check_sizes
 
@@ -45,6 +45,7 @@ class GatedPixelCNN(Chain):
         "paper": {"width": 384, "layers": 20, "kernel": 5, "head": 1024, "position": False},
     }
     KINDS = ("image",)
+    AXES = "grid"
     TRAINING = {"batch": 16, "lr": 4e-3}
 
     def __init__(
@@ -83,6 +84,19 @@ class GatedPixelCNN(Chain):
         for layer in self.layers:
             v, h = layer(v, h, context)
         return self.head(h.permute(0, 2, 3, 1), x)
+
+    def program(self, p):
+        """One pixel at a time: the vertical stack a row at a time, the channels of the head one by one."""
+        scale = 2 / max(self.symbols - 1, 1)
+        image = p.concat(
+            *[p.levels(scale, -1), p.constant([1.0])], *([p.position("done")] if self.position else [])
+        )
+        first_v, first_h = self.above, self.left
+        v = p.dense(*rows_above(p, image, first_v, shift=1), **affine(first_v), clock="row")
+        h = p.dense(*left_of(p, image, first_h, shift=1), **affine(first_h), clock="pixel")
+        for layer in self.layers:
+            v, h = layer.program(p, v, h)
+        return self.head.program(p, h)
 
     def _features(self, x: Tensor) -> Tensor:
         """Levels scaled to -1..1, a plane of ones that tells the image from its padding, and coordinates."""
@@ -129,6 +143,25 @@ class GatedLayer(nn.Module):
         return v + up, h + self.out(left)
 
 
+    def program(self, p, v, h):
+        """Everything that knows the rows above only is computed a row at a time."""
+        weight, bias = affine(self.vertical).values()
+        link, for_h = affine(self.link).values()
+        for_h = for_h + self.horizontal.bias
+        start = {"bias": bias}
+        if self.condition is not None:
+            table_v, table_h = self.condition.weight.chunk(2, 1)
+            start = {"onto": p.one_of_classes(table_v + bias)}
+            up = p.gate(p.dense(*rows_above(p, v, self.vertical), weight=weight, **start))
+            before = p.dense(up, weight=link, onto=p.one_of_classes(table_h + for_h))
+        else:
+            up = p.gate(p.dense(*rows_above(p, v, self.vertical), weight=weight, **start))
+            before = p.dense(up, weight=link, bias=for_h)
+        weight = affine(self.horizontal)["weight"]
+        left = p.gate(p.dense(*left_of(p, h, self.horizontal), weight=weight, onto=before))
+        return p.add(v, up), p.add(h, p.dense(left, **affine(self.out)))
+
+
 class ChannelHead(nn.Module):
     """h (B, H, W, D) and the pixels x (B, H, W, C) -> logits (B, H, W, C, K); channel c sees channels before c."""
 
@@ -150,3 +183,20 @@ class ChannelHead(nn.Module):
         weights = self.out.table().chunk(self.channels, -1)  # C × (K, hidden)
         logits = [F.relu(a[c]) @ weights[c].T + self.out_bias[c] for c in range(self.channels)]
         return torch.stack(logits, -2)
+
+    def program(self, p, h):
+        """The logits of each channel."""
+        past = p.dense(p.pointwise("relu", h), weight=self.from_past.weight.T, bias=self.from_past.bias)
+        tables = [p.fold(table.basis, table.coefficients) for table in self.from_channel]
+        weights = p.fold(self.out.basis, self.out.coefficients)  # (K, C · hidden)
+        logits = []
+        for c in range(self.channels):
+            a = past[c * self.hidden : (c + 1) * self.hidden]
+            for earlier, table in enumerate(tables[:c]):
+                first = (c - 1 - earlier) * self.hidden
+                part = table[:, first : first + self.hidden]
+                a = p.embed(part, channel=earlier, onto=a, clock=f"channel {c}")
+            a = p.pointwise("relu", a, clock=f"channel {c}")
+            weight = weights[:, c * self.hidden : (c + 1) * self.hidden].T
+            logits.append(p.dense(a, weight=weight, bias=self.out_bias[c]))
+        return logits

@@ -59,3 +59,21 @@ def gate(a: Tensor) -> Tensor:
     """
     f, g = a.chunk(2, dim=1)
     return (2 * torch.sigmoid(2 * f) - 1) * torch.sigmoid(g)
+
+
+def affine(layer: nn.Conv2d) -> dict[str, Tensor]:
+    """The weight (taps · in, out), taps row by row, and the bias (out,) for a step program's `dense`."""
+    weight = layer.weight.permute(2, 3, 1, 0).flatten(0, 2)
+    bias = weight.new_zeros(weight.shape[1]) if layer.bias is None else layer.bias
+    return {"weight": weight, "bias": bias}
+
+
+def rows_above(p, value, layer: RowsAbove, shift: int = 0) -> list:
+    """What the layer reads in a step program, `shift` rows up."""
+    rows, n = layer.kernel_size
+    return p.taps(value, range(1 - rows - shift, 1 - shift), range(-(n // 2), n // 2 + 1))
+
+
+def left_of(p, value, layer: LeftOf, shift: int = 0) -> list:
+    """What the layer reads in a step program, `shift` columns to the left."""
+    return p.taps(value, (0,), range(1 - layer.kernel_size[1] - shift, 1 - shift))

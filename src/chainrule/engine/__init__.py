@@ -1,0 +1,26 @@
+"""The step engine: a chain states its step once as a program, and executors run it symbol by symbol."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from chainrule.engine.builder import Builder, Handle
+from chainrule.engine.program import Program, dump, parse, validate
+
+if TYPE_CHECKING:
+    from chainrule.model import Chain
+
+__all__ = ["Builder", "Handle", "Program", "dump", "parse", "program_of", "validate"]
+
+
+def program_of(chain: Chain, dtype: Any = np.float32) -> Program | None:
+    """The step program of a chain with its present weights, or None when it states none."""
+    state = getattr(chain, "program", None)
+    if state is None:
+        return None
+    p = Builder(chain.symbols, chain.channels, chain.classes, axes=chain.AXES, dtype=dtype)
+    with torch.no_grad():
+        return p.finish(state(p))

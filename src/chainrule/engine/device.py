@@ -1,0 +1,194 @@
+"""The device executor: the same programs on PyTorch's tensors, where speed matters and bits do not.
+
+For large models on accelerators, and in float64 as the mathematics that the strict executor is tested with.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from chainrule.engine.kernels import attended
+from chainrule.engine.layout import place
+from chainrule.engine.program import Op, Program, Read, clocks
+
+
+def gate(x: Tensor) -> Tensor:
+    f, g = x.chunk(2, -1)
+    return f.tanh() * g.sigmoid()
+
+
+def cell(x: Tensor, c: Tensor) -> Tensor:
+    i, f, g, _ = x.chunk(4, -1)
+    return f.sigmoid() * c + i.sigmoid() * g.tanh()
+
+
+def hidden(x: Tensor, c: Tensor) -> Tensor:
+    return x.chunk(4, -1)[3].sigmoid() * c.tanh()
+
+
+PLAIN: dict[str, Callable[..., Tensor]] = {
+    "concat": lambda *x: torch.cat(x, -1),
+    "add": torch.add,
+    "multiply": torch.mul,
+    "relu": torch.relu,
+    "elu": F.elu,
+    "tanh": torch.tanh,
+    "sigmoid": torch.sigmoid,
+    "exp": torch.exp,
+    "gelu": lambda x: F.gelu(x, approximate="tanh"),
+    "gate": gate,
+    "cell": cell,
+    "hidden": hidden,
+}
+
+
+class Device:
+    """A program, walked along by some lanes side by side: see `Strict`, whose arguments it takes.
+
+    Args:
+        device, dtype: of all tensors.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        event: tuple[int, ...],
+        lanes: int,
+        classes: Any = None,
+        features: Any = None,
+        device: str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ):
+        self.program, self.event, self.lanes, self.t = program, tuple(event), lanes, 0
+        self.dims = program.geometry(event)
+        self.clocks = clocks(program.channels)
+        self.stores, _ = place(program, self.dims, lanes)
+        options = {"device": device, "dtype": dtype}
+        self.values = [
+            torch.zeros(s.frames, s.rows, s.columns, lanes, v.width, **options)
+            for s, v in zip(self.stores, program.values, strict=True)
+        ]
+        self.weights = {k: torch.from_numpy(w).to(**options) for k, w in program.weights.items()}
+        self.symbols = torch.zeros(lanes, int(np.prod(event)), dtype=torch.long, device=device)
+        self.classes = None if classes is None else torch.as_tensor(np.asarray(classes), device=device)
+        self.features = None if features is None else torch.as_tensor(np.asarray(features)).to(**options)
+
+    def copy(self) -> Device:
+        """A branch point: both go on from here on their own."""
+        other = copy.copy(self)
+        other.values, other.symbols = [v.clone() for v in self.values], self.symbols.clone()
+        return other
+
+    def logits(self) -> Tensor:
+        """The logits (lanes, K) of the next position; once a position."""
+        frame, row, column, channel = self._where()
+        if channel == 0:
+            if self.t == 0:
+                self._run("once", 0, 0, [0])
+            if column == 0 == row:
+                if frame:
+                    self._wipe()
+                for r in range(self.dims[1]):
+                    self._run("frame", frame, r, range(self.dims[2]))
+            if column == 0:
+                self._run("row", frame, row, range(self.dims[2]))
+            self._run("pixel", frame, row, [column])
+        self._run(f"channel {channel}", frame, row, [column])
+        return self._read(self.program.logits[channel], frame, row, column).clone()
+
+    def tell(self, symbols: Tensor) -> None:
+        """The symbols (lanes,) at this position; the walk goes on to the next one."""
+        self.symbols[:, self.t] = torch.as_tensor(symbols, device=self.symbols.device)
+        frame, row, column, channel = self._where()
+        if channel == self.program.channels - 1:
+            self._run("done", frame, row, [column])
+        self.t += 1
+
+    def _where(self) -> tuple[int, int, int, int]:
+        pixel, channel = divmod(self.t, self.program.channels)
+        line, column = divmod(pixel, self.dims[2])
+        return *divmod(line, self.dims[1]), column, channel
+
+    def _wipe(self) -> None:
+        """At a new frame: what rings of rows hold of the last one."""
+        for value, store, tensor in zip(self.program.values, self.stores, self.values, strict=True):
+            if store.rows > 1 and store.frames == 1 and not value.carried and value.clock != "frame":
+                tensor.zero_()
+
+    def _run(self, clock: str, frame: int, row: int, columns: Sequence[int]) -> None:
+        for op in self.program.sections[clock]:
+            every = self.program.values[op.output].every
+            for column in columns if row % every == 0 else ():
+                if column % every == 0:
+                    self._slot(Read(op.output), frame, row, column)[...] = self._compute(op, frame, row, column)
+
+    def _slot(self, read: Read, frame: int, row: int, column: int) -> Tensor:
+        """The value (lanes, width) at the place of a read."""
+        s = self.stores[read.value]
+        single = s.columns == 1 and s.mask == -1
+        c = 0 if single else ((column >> s.half) + read.columns + s.left) & s.mask
+        return self.values[read.value][
+            (frame + read.frames) % s.frames, ((row >> s.half) + read.rows + s.top) % s.rows, c
+        ]
+
+    def _read(self, read: Read, frame: int, row: int, column: int) -> Tensor:
+        return self._slot(read, frame, row, column)[:, read.first : read.first + read.width]
+
+    def _compute(self, op: Op, frame: int, row: int, column: int) -> Tensor:
+        """What an operation writes at a place, (lanes, width)."""
+        if op.kind == "attend":
+            return self._attend(op, frame, row, column)
+        if op.kind == "select":
+            side = round(len(op.reads) ** 0.5)
+            return self._read(op.reads[row % side * side + column % side], frame, row, column)
+        x = [self._read(read, frame, row, column) for read in op.reads]
+        if op.kind in PLAIN:
+            return PLAIN[op.kind](*x)
+        w = [self.weights[name] for name in op.weights]
+        if op.kind == "dense":
+            return torch.cat(x, -1) @ w[0] + w[1]
+        if op.kind == "dense onto":
+            return x[0] + torch.cat(x[1:], -1) @ w[0]
+        if op.kind == "norm":
+            return F.layer_norm(x[0], x[0].shape[-1:], w[0], w[1], 1e-5)
+        if op.kind == "constant":
+            return w[0]
+        if op.kind == "class":
+            return w[0][self.classes]
+        if op.kind.startswith("embed"):
+            return self._embed(op, w[0], frame, row, column) + (x[0] if x else 0)
+        pixel = (frame * self.dims[1] + row) * self.dims[2] + column
+        if op.kind == "features":
+            return self.features[:, pixel]
+        if op.kind == "levels":
+            c = self.program.channels
+            return self.symbols[:, pixel * c : (pixel + 1) * c] * w[0][0] + w[0][1]
+        places = [2 * at / max(count - 1, 1) - 1 for at, count in zip((row, column), self.dims[1:], strict=True)]
+        return torch.tensor(places).to(self.values[op.output])
+
+    def _embed(self, op: Op, table: Tensor, frame: int, row: int, column: int) -> Tensor:
+        f, r, c, channel, outside = op.numbers
+        f, r, c = frame + f, row + r, column + c
+        if min(f, r, c) >= 0 and c < self.dims[2]:
+            at = ((f * self.dims[1] + r) * self.dims[2] + c) * self.program.channels + channel
+            return table[self.symbols[:, at]]
+        return table[outside] if outside >= 0 else torch.zeros_like(table[0])
+
+    def _attend(self, op: Op, frame: int, row: int, column: int) -> Tensor:
+        heads, pattern, length, summary = op.numbers
+        now = (frame * self.dims[1] + row) * self.dims[2] + column
+        seen = [j for j in range(now + 1) if attended.py_func(pattern, length, summary, now, j)]
+        q, k, v = (
+            self._read(op.reads[0], frame, row, column),
+            *(self.values[read.value].flatten(0, 2)[seen].transpose(0, 1) for read in op.reads[1:]),
+        )
+        q, k, v = (x.unflatten(-1, (heads, -1)) for x in (q, k, v))  # (lanes, [T,] heads, d)
+        share = torch.softmax(torch.einsum("bhd,bthd->bth", q, k) / q.shape[-1] ** 0.5, 1)
+        return torch.einsum("bth,bthd->bhd", share, v).flatten(1)

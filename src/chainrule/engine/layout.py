@@ -1,0 +1,259 @@
+"""Where everything lies: a program, the size of an event and the lanes, as the tables that the kernels run.
+
+A value is an array (frames, rows, columns, lanes, width) of which only what is read again is kept: one place,
+the last rows, the last columns, or all. Outside the event lie zeros, as padding that is never written. Lanes
+are next to each other, so at a pixel an operation works on (lanes, width) and in a whole row on (columns ·
+lanes, width), with one stride. Widths are rounded up to 16 numbers, what a vector register can hold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from chainrule.engine.program import Op, Program, Read, clocks
+from chainrule.errors import ChainruleError
+
+VECTOR = 16
+LIMIT = 1 << 30  # numbers of float32 that the values of a group of lanes may take: 4 GiB
+
+KINDS = (
+    "fill", "copy", "dense", "embed", "class", "levels", "position", "features", "select", "add", "multiply",
+    "relu", "elu", "tanh", "sigmoid", "exp", "gelu", "gate", "cell", "hidden", "norm", "attend",
+)  # fmt: skip
+CODES = {kind: code for code, kind in enumerate(KINDS)}
+
+# columns of the table of operations
+KIND, OUT, IN, COUNT, N, K, WEIGHT, BIAS, EVERY, WHOLE, A, B, C, D, E = range(15)
+# columns of the table of reads
+BASE, HALF, ROW, ROWS, ROW_STEP, FRAME, FRAMES, FRAME_STEP, COLUMN, MASK, STEP, LINE = range(12)
+
+
+class Tables(NamedTuple):
+    """What the kernels are given; all but `places` stays as it is.
+
+    ops (n, 15), reads (m, 12) int64; places (m,) int64, where the current row of each read begins; starts: the
+    first operation of each clock; logits: the read of each channel's; wipe (w, 2): what a new frame clears;
+    weights float32; dims: frames, rows, columns, channels, symbols, lanes, numbers a group.
+    """
+
+    ops: np.ndarray
+    reads: np.ndarray
+    places: np.ndarray
+    starts: np.ndarray
+    logits: np.ndarray
+    wipe: np.ndarray
+    weights: np.ndarray
+    dims: np.ndarray
+
+
+@dataclass(frozen=True)
+class Store:
+    """Where a value lies: its first number, how many places it has, and what lies around the event."""
+
+    base: int
+    line: int  # numbers a lane: the width rounded up
+    half: int  # log2 of its stride
+    frames: int
+    rows: int
+    columns: int
+    top: int
+    left: int
+    mask: int  # of the column: -1, or the length of a ring - 1
+
+
+def layout(program: Program, event: tuple[int, ...], lanes: int) -> Tables:
+    """The tables of a program for events of this shape and groups of so many lanes.
+
+    Raises:
+        ChainruleError: the event does not fit the program, or the values would take too much memory.
+    """
+    dims = program.geometry(event)
+    stores, size = place(program, dims, lanes)
+    positions = dims[0] * dims[1] * dims[2]
+    attends = any(op.kind == "attend" for op in program.ops)
+    scratch = size
+    size += lanes * rounded(positions) if attends else 0
+    if size > LIMIT:
+        raise ChainruleError(
+            f"events of shape {tuple(event)} take {size / 2**28:.1f} GiB in {lanes} lanes, {LIMIT >> 28} GiB are "
+            "allowed: take smaller ones"
+        )
+    lowering = Lowering(program, stores, lanes, scratch)
+    starts = [0]
+    for clock in clocks(program.channels):
+        for op in program.sections[clock]:
+            lowering.lower(op)
+        starts.append(len(lowering.ops))
+    logits = [lowering.read(read) for read in program.logits]
+    ring = [
+        (s.base, s.frames * s.rows * s.columns * lanes * s.line)
+        for value, s in zip(program.values, stores, strict=True)
+        if s.rows > 1 and s.frames == 1 and not value.carried and value.clock != "frame"
+    ]
+    return Tables(
+        table(lowering.ops, 15),
+        table(lowering.reads, 12),
+        np.zeros(len(lowering.reads), np.int64),
+        np.array(starts, np.int64),
+        np.array(logits, np.int64),
+        table(ring, 2),
+        np.concatenate([*lowering.weights, np.zeros(VECTOR, np.float32)]),
+        np.array([*dims, program.channels, program.symbols, lanes, size], np.int64),
+    )
+
+
+def table(rows: Sequence[Sequence[int]], width: int) -> np.ndarray:
+    return np.array(rows, np.int64).reshape(-1, width)
+
+
+def rounded(width: int) -> int:
+    """The next multiple of 16."""
+    return -(-width // VECTOR) * VECTOR
+
+
+def place(program: Program, dims: tuple[int, int, int], lanes: int) -> tuple[list[Store], int]:
+    """A place for every value, and how many numbers they take together."""
+    reads: list[list[Read]] = [[] for _ in program.values]
+    for read in program.reads():
+        reads[read.value].append(read)
+    cached = {read.value for op in program.ops if op.kind == "attend" for read in op.reads[1:]}
+    stores, size = [], 0
+    for i, value in enumerate(program.values):
+        shape = extent(value, reads[i], dims, program.axes == "line", i in cached)
+        store = Store(size, rounded(value.width), value.every.bit_length() - 1, *shape)
+        stores.append(store)
+        size += store.frames * store.rows * store.columns * lanes * store.line
+    return stores, size
+
+
+def extent(value, reads, dims, line, cached) -> tuple[int, int, int, int, int, int]:
+    """(frames, rows, columns, top, left, mask) of a value: what of it is read again, and the zeros around."""
+    _, height, width = dims
+    height, width = -(-height // value.every), -(-width // value.every)
+    up, down = max((-r.rows for r in reads), default=0), max((r.rows for r in reads), default=0)
+    back, ahead = max((-r.columns for r in reads), default=0), max((r.columns for r in reads), default=0)
+    before = max((-r.frames for r in reads), default=0)
+    up, down, back, ahead = max(up, 0), max(down, 0), max(back, 0), max(ahead, 0)
+    if cached:
+        return dims[0], height, width, 0, 0, -1
+    moves = up or down or back or ahead or before
+    if value.carried or value.clock == "once" or not (moves or value.clock in ("frame", "row")):
+        if value.every == 1 or value.carried:
+            return 1, 1, 1, 0, 0, -1
+    if value.clock == "frame" or before:
+        return before + 1, height + up + down, width + back + ahead, up, back, -1
+    if line and value.clock != "row":
+        ring = 1 << back.bit_length()
+        return 1, 1, ring, 0, 0, ring - 1
+    return 1, up + 1, width + back + ahead, 0, back, -1
+
+
+class Lowering:
+    """Turns operations into rows of the kernels' tables."""
+
+    def __init__(self, program: Program, stores: list[Store], lanes: int, scratch: int):
+        self.program, self.stores, self.lanes, self.scratch = program, stores, lanes, scratch
+        self.ops: list[list[int]] = []
+        self.reads: list[list[int]] = []
+        self.weights: list[np.ndarray] = []
+        self.used = 0
+
+    def read(self, read: Read) -> int:
+        """A row of the table of reads; gives its number."""
+        store = self.stores[read.value]
+        line = self.lanes * store.line
+        single = store.columns == 1 and store.mask == -1
+        self.reads.append(
+            [store.base + read.first, store.half]
+            + [read.rows + store.top, store.rows, store.columns * line]
+            + [read.frames, store.frames, store.rows * store.columns * line]
+            + [read.columns + store.left, store.mask, 0 if single else line, store.line]
+        )
+        return len(self.reads) - 1
+
+    def keep(self, array: np.ndarray) -> int:
+        """Put weights (n,) or (rows, n) into memory, rows padded with zeros; gives where they begin."""
+        rows = np.atleast_2d(array)
+        padded = np.zeros((len(rows), rounded(rows.shape[1])), np.float32)
+        padded[:, : rows.shape[1]] = rows
+        self.weights.append(padded.ravel())
+        self.used += padded.size
+        return self.used - padded.size
+
+    def emit(self, kind: str, out: Read, reads: Sequence[Read] = (), n: int = 0, **more: int) -> None:
+        """A row of the table of operations."""
+        value = self.program.values[out.value]
+        numbers = [self.read(out), *(self.read(read) for read in reads)]
+        row = dict.fromkeys(range(15), 0)
+        row |= {KIND: CODES[kind], OUT: numbers[0], IN: numbers[0] + 1, COUNT: len(reads)}
+        row |= {N: n or out.width, EVERY: value.every, WHOLE: self.is_whole(kind, [out, *reads])}
+        row |= {NAMES[key]: number for key, number in more.items()}
+        self.ops.append(list(row.values()))
+
+    def is_whole(self, kind: str, reads: list[Read]) -> int:
+        """Whether an operation can do a row in one go: all its reads advance by one place a column."""
+        stores = [self.stores[read.value] for read in reads]
+        plain = kind not in ("embed", "levels", "position", "features", "select", "attend")
+        return int(plain and all(s.half == 0 and s.mask == -1 and s.columns > 1 for s in stores))
+
+    def lower(self, op: Op) -> None:
+        """One operation of the program, as one or more of the kernels'."""
+        out = Read(op.output, width=self.program.values[op.output].width)
+        weights = [self.program.weights[name] for name in op.weights]
+        lines = {"dense": self.dense, "dense onto": self.dense, "embed": self.embed, "embed onto": self.embed}
+        if op.kind in lines:
+            lines[op.kind](op, out, weights)
+        elif op.kind == "constant":
+            self.emit("fill", out, weight=self.keep(weights[0]))
+        elif op.kind == "concat":
+            for i, read in enumerate(op.reads):
+                first = sum(r.width for r in op.reads[:i])
+                self.emit("copy", Read(op.output, first=first, width=read.width), [read])
+        elif op.kind == "norm":
+            self.emit("norm", out, op.reads, weight=self.keep(weights[0]), bias=self.keep(weights[1]))
+        elif op.kind == "attend":
+            a, b, c, d = op.numbers
+            self.emit("attend", out, op.reads, a=a, b=b, c=c, d=d, e=self.scratch)
+        else:
+            weight = self.keep(weights[0]) if weights else 0
+            self.emit(op.kind, out, op.reads, weight=weight)
+
+    def dense(self, op: Op, out: Read, weights: list[np.ndarray]) -> None:
+        """The start, then a product for each run of reads of one shape."""
+        inputs = list(op.reads)
+        if op.kind == "dense":
+            self.emit("fill", out, weight=self.keep(weights[1]))
+        else:
+            self.emit("copy", out, [inputs.pop(0)])
+        matrix, first = self.keep(weights[0]), 0
+        while inputs:
+            alike = 1
+            while alike < len(inputs) and self.alike(inputs[0], inputs[alike]):
+                alike += 1
+            width = inputs[0].width
+            line = rounded(out.width)
+            self.emit("dense", out, inputs[:alike], n=line, k=width, weight=matrix + first * line)
+            first += alike * width
+            inputs = inputs[alike:]
+
+    def alike(self, a: Read, b: Read) -> bool:
+        """Whether two reads can go through one product."""
+        return a.width == b.width and self.stores[a.value].line == self.stores[b.value].line
+
+    def embed(self, op: Op, out: Read, weights: list[np.ndarray]) -> None:
+        """A look-up, onto zeros or onto a value."""
+        if op.kind == "embed onto":
+            self.emit("copy", out, op.reads)
+        else:
+            zero = self.keep(np.zeros(out.width, np.float32))
+            self.emit("fill", out, weight=zero)
+        frames, rows, columns, channel, outside = op.numbers
+        where = {"a": frames, "b": rows, "c": columns, "d": channel, "e": outside}
+        self.emit("embed", out, weight=self.keep(weights[0]), **where)
+
+
+NAMES = {"k": K, "weight": WEIGHT, "bias": BIAS, "a": A, "b": B, "c": C, "d": D, "e": E}

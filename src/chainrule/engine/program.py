@@ -1,0 +1,509 @@
+"""Programs: the step of a chain as data. They can be printed, checked, stored, and run by any executor.
+
+A program computes the logits of one symbol after another. Its *values* are vectors that belong to a place in
+the event, its *operations* (`OPS`) make values of values. Each operation has a clock:
+
+    once            at the beginning of an event: what depends on the context only
+    frame           at the beginning of a frame, for all its pixels at once
+    row             at the beginning of a row, for all its pixels at once
+    pixel           at every pixel
+    channel 0, ...  before that channel of every pixel
+    done            when all channels of a pixel are known
+
+so work is done when its inputs change and not again. A *read* takes a value where it stands, or at an earlier
+place, so many frames, rows and columns away; outside the event everything is zero.
+
+An event of a "grid" program is an image (H, W, C) or a clip (F, H, W, C). An event of a "line" program has
+any shape; its N symbols are taken for one row of N/C pixels with C channels each.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from chainrule.errors import ChainruleError
+
+FORMAT = 1
+AXES = ("grid", "line")
+MOST_SYMBOLS, MOST_CHANNELS, MOST_OPS, MOST_WIDTH, MOST_AWAY = 1 << 16, 64, 1 << 15, 1 << 20, 1 << 16
+
+
+@dataclass(frozen=True)
+class Value:
+    """A vector of `width` numbers at every `every`-th row and column, written when `clock` ticks.
+
+    A `carried` value has no place: there is one of it, it begins as zeros, and whoever reads it before it is
+    written at a tick finds what it was before. (The state of a recurrence in the order of the symbols.)
+    """
+
+    width: int
+    clock: str
+    every: int = 1
+    carried: bool = False
+
+
+@dataclass(frozen=True)
+class Read:
+    """`width` numbers of a value from `first` on, so many places of the value's own grid away (<= 0: earlier)."""
+
+    value: int
+    frames: int = 0
+    rows: int = 0
+    columns: int = 0
+    first: int = 0
+    width: int = 0
+
+    @property
+    def here(self) -> bool:
+        return not (self.frames or self.rows or self.columns)
+
+
+@dataclass(frozen=True)
+class Op:
+    """One operation: what it is, the value it writes, from what, with which weights and numbers."""
+
+    kind: str
+    output: int
+    reads: tuple[Read, ...] = ()
+    weights: tuple[str, ...] = ()
+    numbers: tuple[int, ...] = ()
+
+
+# The operations: how many reads, weights and numbers each has (None: any), and what it computes.
+#   x, y: the reads in order; W, b: the weights in order; n: the numbers in order; σ the logistic function
+OPS: dict[str, tuple[int | None, int, int, str]] = {
+    "constant": (0, 1, 0, "b"),
+    "dense": (None, 2, 0, "b + Σᵢ Wᵢ xᵢ, W (Σ widths, N) in rows, summed in that order"),
+    "dense onto": (None, 1, 0, "x₀ + Σᵢ₌₁ Wᵢ xᵢ"),
+    "embed": (0, 1, 5, "W[symbol], n: frames, rows, columns, channel, and the row of W for outside (-1: 0)"),
+    "embed onto": (1, 1, 5, "x + W[symbol]"),
+    "class": (0, 1, 0, "W[class of the lane]"),
+    "levels": (0, 1, 0, "symbol · W₀ + W₁ of all channels of the pixel, W (2,)"),
+    "position": (0, 0, 0, "the row and the column, each from -1 to 1"),
+    "features": (0, 0, 0, "what the caller gives for every pixel"),
+    "concat": (None, 0, 0, "the reads one after another"),
+    "select": (None, 0, 0, "of s · s reads that of (row mod s, column mod s)"),
+    "add": (2, 0, 0, "x + y"),
+    "multiply": (2, 0, 0, "x · y"),
+    "relu": (1, 0, 0, "max(x, 0)"),
+    "elu": (1, 0, 0, "x, or eˣ - 1 below 0"),
+    "tanh": (1, 0, 0, "tanh x"),
+    "sigmoid": (1, 0, 0, "σ(x)"),
+    "exp": (1, 0, 0, "eˣ"),
+    "gelu": (1, 0, 0, "x σ(1.5957691216 (x + 0.044715 x³)), the tanh form"),
+    "gate": (1, 0, 0, "tanh(f) · σ(g) of the halves f, g of x"),
+    "cell": (2, 0, 0, "σ(f) c + σ(i) tanh(g) of the quarters i, f, g, o of x, c = y: an LSTM's cell"),
+    "hidden": (2, 0, 0, "σ(o) tanh(c) of the last quarter o of x, c = y"),
+    "norm": (1, 2, 0, "(x - mean) / √(variance + 10⁻⁵) · W + b"),
+    "attend": (3, 0, 4, "softmax attention of x over keys y, values z: n heads, pattern, and its two numbers"),
+}
+
+FULL, LOCAL, STRIDED, FIXED = range(4)  # patterns of attention: see `Builder.attend`
+
+
+@dataclass(frozen=True)
+class Program:
+    """A step program.
+
+    Attributes:
+        axes: "grid" or "line".
+        channels: C symbols a pixel; symbols: K; classes: of the context, 0 without.
+        features: numbers a pixel that the caller must give, 0 without.
+        values, ops: in the order in which they were made.
+        logits: what to read as the logits (K,) of each channel.
+        weights: float32 arrays by name.
+    """
+
+    axes: str
+    channels: int
+    symbols: int
+    classes: int
+    features: int
+    values: tuple[Value, ...]
+    ops: tuple[Op, ...]
+    logits: tuple[Read, ...]
+    weights: dict[str, np.ndarray] = field(repr=False)
+
+    @cached_property
+    def sections(self) -> dict[str, list[Op]]:
+        """The operations by clock, in the order in which the clocks of a pixel tick."""
+        return {clock: [op for op in self.ops if self.clock(op) == clock] for clock in clocks(self.channels)}
+
+    def clock(self, op: Op) -> str:
+        """When an operation runs: when its output is to be written."""
+        return self.values[op.output].clock
+
+    def reads(self) -> Iterator[Read]:
+        """Everything that is read anywhere."""
+        for op in self.ops:
+            yield from op.reads
+        yield from self.logits
+
+    def geometry(self, event: tuple[int, ...]) -> tuple[int, int, int]:
+        """(frames, rows, columns) of an event.
+
+        Raises:
+            ChainruleError: the program does not take such events.
+        """
+        if self.axes == "line":
+            if math.prod(event) % self.channels:
+                raise ChainruleError(
+                    f"the event has {math.prod(event)} symbols, the model takes them {self.channels} at a time"
+                )
+            return 1, 1, math.prod(event) // self.channels
+        if len(event) not in (3, 4) or event[-1] != self.channels:
+            raise ChainruleError(f"events have shape {tuple(event)}, the model takes (H, W, {self.channels})")
+        return (1, *event[:2]) if len(event) == 3 else tuple(event[:3])  # type: ignore[return-value]
+
+    def multiply_adds(self) -> dict[str, int]:
+        """Multiply-adds of the dense operations by clock, for one pixel (attention not counted)."""
+        dense = [op for op in self.ops if op.kind.startswith("dense")]
+        every = [self.values[op.output].every for op in dense]
+        sizes = [
+            (self.clock(op), self.weights[op.weights[0]].size // n**2)
+            for op, n in zip(dense, every, strict=True)
+        ]
+        return {clock: sum(n for c, n in sizes if c == clock) for clock in clocks(self.channels)}
+
+    def __str__(self) -> str:
+        """The program as text, one operation a line."""
+        kinds = f"{self.symbols} symbols, {self.channels} channels, {self.classes} classes"
+        lines = [f"program over a {self.axes}: {kinds}"]
+        for clock, ops in self.sections.items():
+            lines += [f"{clock}:"] if ops else []
+            lines += [f"  {self._line(op)}" for op in ops]
+        lines += [f"logits of channel {c}: {read_text(r, self)}" for c, r in enumerate(self.logits)]
+        return "\n".join(lines)
+
+    def _line(self, op: Op) -> str:
+        weights = [f"{name}{list(self.weights[name].shape)}" for name in op.weights]
+        args = ", ".join([*(read_text(r, self) for r in op.reads), *weights, *map(str, op.numbers)])
+        value = self.values[op.output]
+        when = f"  at every {value.every} rows and columns" if value.every > 1 else ""
+        return f"v{op.output}[{value.width}] = {op.kind}({args}){when}"
+
+
+def read_text(read: Read, program: Program) -> str:
+    """v3, v3[64:128], v3 at (0, -1, +1)."""
+    whole = (read.first, read.width) == (0, program.values[read.value].width)
+    part = "" if whole else f"[{read.first}:{read.first + read.width}]"
+    place = "" if read.here else f" at ({read.frames}, {read.rows}, {read.columns:+d})"
+    return f"v{read.value}{part}{place}"
+
+
+def clocks(channels: int) -> list[str]:
+    """The clocks of a program in the order in which they tick.
+
+    >>> clocks(2)
+    ['once', 'frame', 'row', 'pixel', 'channel 0', 'channel 1', 'done']
+    """
+    return ["once", "frame", "row", "pixel", *(f"channel {c}" for c in range(channels)), "done"]
+
+
+# ------------------------------------------------------------------------------------------------- validation
+
+
+def validate(program: Program) -> Program:
+    """Check that a program can be run on any event: shapes, ranges, and that nothing is read too early.
+
+    Raises:
+        ChainruleError: the first thing that is wrong. A program may come from a file: nothing is trusted.
+    """
+    check_facts(program)
+    names, written = clocks(program.channels), set()
+    for clock in names:
+        for op in program.sections[clock]:
+            where = f"operation {program.ops.index(op)} ({op.kind})"
+            check_op(program, op, where)
+            for read in op.reads:
+                check_read(program, read, clock, written, where)
+            require(op.output not in written, f"{where} writes v{op.output}, which is written already")
+            written.add(op.output)
+    require(len(written) == len(program.values), "some value is never written")
+    for channel, read in enumerate(program.logits):
+        where = f"the logits of channel {channel}"
+        require(read.width == program.symbols, f"{where} are {read.width}, the symbols {program.symbols}")
+        before = names[: names.index(f"channel {channel}") + 1]
+        ready = {op.output for op in program.ops if program.clock(op) in before}
+        require(read.here and program.values[read.value].every == 1, f"{where} are not those of the place")
+        check_read(program, read, f"channel {channel}", ready, where)
+    return program
+
+
+def require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ChainruleError(f"the program cannot be run: {message}")
+
+
+def check_facts(program: Program) -> None:
+    """What holds for the program as a whole."""
+    require(program.axes in AXES, f"its axes are {str(program.axes)[:40]!r}, not one of {', '.join(AXES)}")
+    for name, low, high in (
+        ("channels", 1, MOST_CHANNELS),
+        ("symbols", 1, MOST_SYMBOLS),
+        ("classes", 0, MOST_WIDTH),
+        ("features", 0, MOST_WIDTH),
+    ):
+        within(getattr(program, name), low, high, name)
+    require(len(program.ops) <= MOST_OPS, f"it has {len(program.ops)} operations, {MOST_OPS} are allowed")
+    require(len(program.logits) == program.channels, "it has not one reading of logits a channel")
+    names = clocks(program.channels)
+    for value in program.values:
+        within(value.width, 1, MOST_WIDTH, "the width of a value")
+        require(value.clock in names, f"there is no clock {value.clock!r}")
+        require(value.every in (1, 2, 4, 8), f"a value stands at every {value.every} rows: take 1, 2, 4 or 8")
+        require(value.every == 1 or value.clock in names[2:4], "only rows and pixels can be skipped")
+        require(not value.carried or (value.every == 1 and value.clock not in names[:3]), "a row is carried")
+    for name, array in program.weights.items():
+        require(array.dtype == np.float32, f"the weights {name} are {array.dtype}, not float32")
+    for op in program.ops:
+        within(op.output, 0, len(program.values) - 1, "the output of an operation")
+    used = {name for op in program.ops for name in op.weights}
+    require(used == program.weights.keys(), "the weights are not those that the operations name")
+
+
+def within(number: Any, low: int, high: int, what: str) -> None:
+    good = isinstance(number, int) and not isinstance(number, bool) and low <= number <= high
+    require(good, f"{what} is {str(number)[:20]}, it must be {low} to {high}")
+
+
+def check_op(program: Program, op: Op, where: str) -> None:
+    """Numbers of reads and weights, and their shapes."""
+    require(op.kind in OPS, f"there is no operation {op.kind!r}")
+    reads, weights, numbers, _ = OPS[op.kind]
+    require(reads in (None, len(op.reads)), f"{where} has {len(op.reads)} reads")
+    require(weights == len(op.weights), f"{where} has {len(op.weights)} weights")
+    require(numbers == len(op.numbers), f"{where} has {len(op.numbers)} numbers")
+    value = program.values[op.output]
+    for name in op.weights:
+        require(name in program.weights, f"{where} has no weights {name!r}")
+    shapes = [program.weights[name].shape for name in op.weights]
+    wanted = SHAPES[op.kind](program, op, value.width, [read.width for read in op.reads])
+    require(wanted is not None, f"{where}: its reads do not fit its output of {value.width}")
+    require(shapes == wanted, f"{where}: its weights have shapes {shapes}, not {wanted}")
+
+
+def _same(count):
+    def shapes(program, op, n, widths):
+        return [] if widths == [n] * count else None
+
+    return shapes
+
+
+def _dense(program, op, n, widths):
+    return [(sum(widths), n), (n,)] if widths else None
+
+
+def _dense_onto(program, op, n, widths):
+    return [(sum(widths[1:]), n)] if len(widths) > 1 and widths[0] == n else None
+
+
+def _embed(program, op, n, widths):
+    frames, rows, columns, channel, outside = op.numbers
+    for number in (frames, rows):
+        within(number, -MOST_AWAY, 0, "the place of a symbol")
+    within(columns, -MOST_AWAY, MOST_AWAY, "the place of a symbol")
+    within(channel, 0, program.channels - 1, "the channel of a symbol")
+    within(outside, -1, program.symbols, "the row of a table")
+    require(
+        symbol_is_known(program.clock(op), frames, rows, columns, channel), "a symbol is read before it is written"
+    )
+    table = program.weights[op.weights[0]].shape[0]
+    require(program.symbols <= table <= program.symbols + 1 and outside < table, "a table is too short")
+    return [(table, n)] if widths in ([], [n]) else None
+
+
+def symbol_is_known(clock: str, frames: int, rows: int, columns: int, channel: int) -> bool:
+    """Whether an operation of this clock may read the symbol so far away."""
+    if frames < 0:
+        return clock != "once"
+    if rows < 0:
+        return clock not in ("once", "frame")
+    if columns < 0:
+        return clock not in ("once", "frame", "row")
+    if columns > 0 or clock in ("once", "frame", "row", "pixel"):
+        return False
+    return clock == "done" or channel < int(clock.split()[1])
+
+
+def _levels(program, op, n, widths):
+    return [(2,)] if program.clock(op) == "done" and n == program.channels else None
+
+
+def _class(program, op, n, widths):
+    return [(program.classes, n)] if program.clock(op) == "once" and program.classes else None
+
+
+def _position(program, op, n, widths):
+    return [] if n == 2 and program.clock(op) != "once" and program.axes == "grid" else None
+
+
+def _features(program, op, n, widths):
+    return [] if program.clock(op) == "frame" and n == program.features > 0 else None
+
+
+def _concat(program, op, n, widths):
+    return [] if sum(widths) == n else None
+
+
+def _select(program, op, n, widths):
+    return [] if widths in ([n] * 4, [n] * 16, [n] * 64) else None
+
+
+def _gate(program, op, n, widths):
+    return [] if widths == [2 * n] else None
+
+
+def _cell(program, op, n, widths):
+    return [] if widths == [4 * n, n] else None
+
+
+def _norm(program, op, n, widths):
+    return [(n,), (n,)] if widths == [n] else None
+
+
+def _attend(program, op, n, widths):
+    heads, pattern, a, b = op.numbers
+    within(heads, 1, n, "the number of heads")
+    within(pattern, FULL, FIXED, "the pattern of an attention")
+    within(a, 1, MOST_AWAY, "the length of a pattern")
+    within(b, 0, MOST_AWAY, "the length of a pattern")
+    _, keys, values = op.reads
+    caches = program.values[keys.value], program.values[values.value]
+    plain = all(v.every == 1 and v.clock == "pixel" and not v.carried for v in caches)
+    whole = keys.first == 0 and values.first == 0
+    fits = widths == [n, n, n] and [v.width for v in caches] == [n, n]
+    fits = fits and keys.here and values.here and program.values[op.output].every == 1
+    return [] if program.clock(op) == "pixel" and plain and whole and fits and n % heads == 0 else None
+
+
+SHAPES = {
+    "constant": lambda program, op, n, widths: [(n,)],
+    "dense": _dense,
+    "dense onto": _dense_onto,
+    "embed": _embed,
+    "embed onto": _embed,
+    "class": _class,
+    "levels": _levels,
+    "position": _position,
+    "features": _features,
+    "concat": _concat,
+    "select": _select,
+    "add": _same(2),
+    "multiply": _same(2),
+    **{kind: _same(1) for kind in ("relu", "elu", "tanh", "sigmoid", "exp", "gelu")},
+    "gate": _gate,
+    "cell": _cell,
+    "hidden": _cell,
+    "norm": _norm,
+    "attend": _attend,
+}
+
+
+def check_read(program: Program, read: Read, clock: str, written: set[int], where: str) -> None:
+    """A value may be read where it is written already, whatever the size of the event."""
+    within(read.value, 0, len(program.values) - 1, f"a value read by {where}")
+    value = program.values[read.value]
+    within(read.first, 0, value.width - 1, f"a part read by {where}")
+    within(read.width, 1, value.width - read.first, f"the width of a part read by {where}")
+    for number in (read.frames, read.rows, read.columns):
+        within(number, -MOST_AWAY, MOST_AWAY, f"a place read by {where}")
+    known = read.here if value.carried else is_known(read, value.clock, clock, read.value in written)
+    require(known, f"{where} reads {read_text(read, program)} before it is written")
+
+
+def is_known(read: Read, writer: str, reader: str, written: bool) -> bool:
+    """Whether a reader at its clock finds the value: `written` says so of the very place it stands at."""
+    frames, rows, columns = read.frames, read.rows, read.columns
+    if writer == "once":
+        return read.here and written
+    if reader == "once":
+        return False
+    if frames or writer == "frame":
+        return frames < 0 or (frames == 0 and written)
+    if reader == "frame" or rows > 0:
+        return False
+    if rows < 0:
+        return True
+    if writer == "row":
+        return written
+    if reader == "row" or columns > 0:
+        return False
+    return columns < 0 or written
+
+
+# ---------------------------------------------------------------------------------------------------- storing
+
+
+def dump(program: Program) -> bytes:
+    """The program as the bytes of a safetensors file; the same program gives the same bytes."""
+    import safetensors.numpy
+
+    header = {
+        "format": FORMAT,
+        "axes": program.axes,
+        **{key: getattr(program, key) for key in ("channels", "symbols", "classes", "features")},
+        "values": [list(asdict(value).values()) for value in program.values],
+        "ops": [
+            [op.kind, op.output, [list(asdict(r).values()) for r in op.reads], op.weights, op.numbers]
+            for op in program.ops
+        ],
+        "logits": [list(asdict(read).values()) for read in program.logits],
+    }
+    text = json.dumps(header, sort_keys=True, separators=(",", ":"))
+    return safetensors.numpy.save(program.weights, {"program": text})
+
+
+def parse(data: bytes, origin: str = "the program") -> Program:
+    """The program in the bytes that `dump` gave.
+
+    Raises:
+        ChainruleError: they are something else, or a program that cannot be run.
+    """
+    import safetensors
+    import safetensors.numpy
+
+    try:
+        size = int.from_bytes(data[:8], "little")
+        if size > min(1 << 24, len(data) - 8):
+            raise ValueError(f"its header claims {size} bytes of {len(data)}")
+        header = json.loads(json.loads(data[8 : 8 + size])["__metadata__"]["program"])
+        if header["format"] != FORMAT:
+            raise ChainruleError(f"{origin} has format {header['format']}, this version reads {FORMAT}")
+        program = of_json(header, dict(safetensors.numpy.load(data)))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, safetensors.SafetensorError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise ChainruleError(f"{origin} is damaged or no program: {reason}") from error
+    return validate(program)
+
+
+def of_json(header: dict[str, Any], weights: dict[str, np.ndarray]) -> Program:
+    """A program of what JSON can hold; types are checked here, meaning by `validate`."""
+    facts = {key: header[key] for key in ("axes", "channels", "symbols", "classes", "features")}
+    values = tuple(Value(*typed(row, (int, str, int, bool))) for row in header["values"])
+    ops = []
+    for kind, output, reads, names, numbers in header["ops"]:
+        typed([kind, output], (str, int))
+        typed(names, (str,) * len(names))
+        typed(numbers, (int,) * len(numbers))
+        ops.append(Op(kind, output, tuple(map(read_of, reads)), tuple(names), tuple(numbers)))
+    logits = tuple(map(read_of, header["logits"]))
+    return Program(**facts, values=values, ops=tuple(ops), logits=logits, weights=weights)
+
+
+def read_of(row: list[int]) -> Read:
+    return Read(*typed(row, (int,) * 6))
+
+
+def typed(row: Any, types: tuple[type, ...]) -> list[Any]:
+    """The row, if it is a list of just these types (a bool is no int)."""
+    if not isinstance(row, list) or [type(entry) for entry in row] != list(types):
+        raise ValueError(f"{str(row)[:60]} is not what a program is made of")
+    return row

@@ -1,0 +1,274 @@
+"""The strict executor: programs on processors, fast, with the same bits on every machine."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from chainrule.coding import check_count, finished, new_decoder, new_encoder, words_of
+from chainrule.engine import kernels
+from chainrule.engine.builder import Builder
+from chainrule.engine.layout import layout, rounded
+from chainrule.engine.program import Program
+from chainrule.errors import ChainruleError
+from chainrule.jit import announce, ieee
+
+ARITHMETIC = "strict1"
+GROUP = 32  # lanes that are computed side by side: what they need stays in the processor's cache
+CHUNK = 3e8  # multiply-adds between two looks at the clock and at Ctrl-C: some hundredths of a second
+ANSWER = "e80c495b4d3adfe316b0a16a38378fc83185cb858b287c51186e5b3629f15ac1"
+
+Tick = Callable[[int], object]
+
+
+class Strict:
+    """A program, walked along by some lanes side by side.
+
+    Args:
+        program: what to run.
+        event: the shape of the events.
+        lanes: how many events (or parts of texts) at a time.
+        classes: (lanes,) the class of each, for a program that has classes.
+        features: (lanes, pixels, features), for a program that has features.
+        group: lanes that are computed side by side; it changes the speed, never the bits.
+
+    Example:
+        >>> p = Builder(symbols=2, axes="line")
+        >>> program = p.finish([p.embed(np.eye(2), columns=-1, clock="pixel")])
+        >>> run = Strict(program, event=(3,), lanes=1)
+        >>> run.logits(), run.tell(np.array([1])), run.logits()
+        (array([[0., 0.]], dtype=float32), None, array([[0., 1.]], dtype=float32))
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        event: tuple[int, ...],
+        lanes: int,
+        classes: np.ndarray | None = None,
+        features: np.ndarray | None = None,
+        group: int | None = None,
+    ):
+        check_machine()
+        self._start(program, event, lanes, classes, features, group)
+
+    def _start(self, program, event, lanes, classes, features, group) -> None:
+        check_count(program.symbols)
+        self.program, self.event, self.lanes, self.t = program, tuple(event), lanes, 0
+        groups = max(1, -(-lanes // (group or GROUP)))
+        each = max(1, -(-lanes // groups))
+        self.tables = layout(program, event, each)
+        self.length = int(np.prod(event, dtype=np.int64))
+        self.memory = np.zeros(groups * int(self.tables.dims[-1]), np.float32)
+        pixels = int(np.prod(self.tables.dims[:3])) if program.features else 0
+        self.context = kernels.Context(
+            np.zeros((groups * each, self.length), np.int32),
+            np.zeros(groups * each, np.int64),
+            np.zeros((groups * each, pixels, program.features), np.float32),
+        )
+        self._take(self.context.classes, classes, "classes", program.classes)
+        self._take(self.context.features, features, "features", program.features)
+        found = self.context.classes
+        if program.classes and not ((found >= 0) & (found < program.classes)).all():
+            raise ChainruleError(f"the classes must be 0 to {program.classes - 1}")
+
+    def _take(self, room: np.ndarray, given: Any, name: str, needed: int) -> None:
+        """Context, checked against what the program needs."""
+        if not needed:
+            return
+        shape = (self.lanes, *room.shape[1:])
+        found = None if given is None else np.asarray(given).shape
+        if found != shape:
+            raise ChainruleError(f"the model needs {name} of shape {shape}, {found} was given")
+        room[: self.lanes] = given
+
+    def logits(self) -> np.ndarray:
+        """The logits (lanes, K) of the next position; once a position."""
+        out = np.empty((self.lanes, self.program.symbols), np.float32)
+        self._walk(kernels.PEEK, self._all_active(), self.t, self.t + 1, logits=out)
+        return out
+
+    def tell(self, symbols: np.ndarray) -> None:
+        """The symbols (lanes,) at this position; the walk goes on to the next one."""
+        self.context.symbols[: self.lanes, self.t] = symbols
+        self._walk(kernels.TELL, self._all_active(), self.t, self.t + 1)
+        self.t += 1
+
+    def copy(self) -> Strict:
+        """A branch point: both go on from here on their own."""
+        other = copy.copy(self)
+        other.memory = self.memory.copy()
+        other.context = self.context._replace(symbols=self.context.symbols.copy())
+        other.tables = self.tables._replace(places=self.tables.places.copy())
+        return other
+
+    def fill(
+        self,
+        symbols: np.ndarray,
+        known: np.ndarray,
+        uniforms: np.ndarray,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        tick: Tick | None = None,
+    ) -> np.ndarray:
+        """Walk to the end: symbols (lanes, N) stay where `known` (N,), and are drawn elsewhere.
+
+        `uniforms` (lanes, N) in (0, 1] are what they are drawn with.
+        """
+        self.context.symbols[: self.lanes] = symbols
+        settings = np.array([temperature, top_p])
+        self._walk_all(
+            kernels.FILL_IN, self._all_active(), tick, known=known, uniforms=uniforms, settings=settings
+        )
+        return self.context.symbols[: self.lanes]
+
+    def encode(
+        self, symbols: np.ndarray, active: np.ndarray, tick: Tick | None = None
+    ) -> tuple[bytes, np.ndarray]:
+        """One stream of the symbols (lanes, N) in the order (step, lane), and the bits (lanes,) of each lane.
+
+        Of step t the first active[t] lanes are coded.
+        """
+        self.context.symbols[: self.lanes] = symbols
+        state, bits = new_encoder(), np.zeros(self.lanes)
+        words = np.zeros(int(active.sum()) + 4, np.uint32)
+        self._walk_all(kernels.ENCODE, active, tick, state=state, words=words, bits=bits)
+        return finished(state, words), bits
+
+    def decode(self, stream: bytes, active: np.ndarray, tick: Tick | None = None) -> np.ndarray:
+        """The symbols (lanes, N) that `encode` was given; zeros where a lane is not active."""
+        words = words_of(stream)
+        self._walk_all(kernels.DECODE, active, tick, state=new_decoder(words), words=words)
+        return self.context.symbols[: self.lanes]
+
+    def _walk_all(self, way: int, active: np.ndarray, tick: Tick | None, **needs: Any) -> None:
+        """To the end, in stretches; `tick` is told the symbols of each."""
+        for begin, end in self._chunks():
+            self._walk(way, active, begin, end, **needs)
+            self.t = end
+            if tick is not None:
+                tick(int(active[begin:end].sum()))
+
+    def _walk(self, way: int, active: np.ndarray, begin: int, end: int, **needs: Any) -> None:
+        choice = NOBODY._replace(way=way, **needs)
+        with ieee():
+            good = kernels.walk(self.tables, self.context, self.memory, active, begin, end, choice)
+        if not good:
+            raise ChainruleError(DAMAGED if way == kernels.DECODE else NAN)
+
+    def _all_active(self) -> np.ndarray:
+        return np.full(self.length, self.lanes, np.int64)
+
+    def _chunks(self) -> Iterator[tuple[int, int]]:
+        """Stretches of steps that take some hundredths of a second."""
+        work = sum(self.program.multiply_adds().values()) / self.program.channels + 1000
+        each = max(1, int(CHUNK / (work * max(1, self.lanes))))
+        for begin in range(self.t, self.length, each):
+            yield begin, min(begin + each, self.length)
+
+
+NOBODY = kernels.Choice(
+    kernels.PEEK,
+    *(np.zeros(0, bool), np.zeros((0, 0)), np.zeros(2)),
+    *(np.zeros(4, np.uint64), np.zeros(0, np.uint32), np.zeros(0), np.zeros((0, 0), np.float32)),
+)
+DAMAGED = "the coded stream is damaged: no symbol has this code"
+NAN = "the model gives logits that are not numbers: did training diverge? Fit it anew with a lower --lr"
+
+
+def product(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """left (r, k) @ right (k, n) in float32, each sum in order: the same bits on every machine."""
+    check_machine()
+    return _product(left, right)
+
+
+def _product(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    (rows, _), (inner, columns) = left.shape, right.shape
+    width = rounded(columns)
+    padded = np.zeros((inner, width), np.float32)
+    padded[:, :columns] = right
+    out = np.zeros(rows * width, np.float32)
+    with ieee():
+        kernels.multiply(np.ascontiguousarray(left, np.float32).ravel(), padded.ravel(), out, width)
+    return np.ascontiguousarray(out.reshape(rows, width)[:, :columns])
+
+
+def in_threads(work: Sequence[Callable[[], Any]], threads: int) -> list[Any]:
+    """What the functions give, computed by so many threads; the kernels run without the interpreter's lock."""
+    if threads <= 1 or len(work) <= 1:
+        return [function() for function in work]
+    with ThreadPoolExecutor(threads) as pool:
+        return [future.result() for future in [pool.submit(function) for function in work]]
+
+
+# ------------------------------------------------------------------------------------------------ known answer
+
+
+@cache
+def check_machine() -> None:
+    """Run a program whose answer is known.
+
+    Raises:
+        ChainruleError: this machine computes something else. Then nothing is ever coded with it.
+    """
+    announce()
+    answer = known_answer()
+    if answer != ANSWER:
+        raise ChainruleError(
+            f"this machine's arithmetic gives {answer[:8]}, {ANSWER[:8]} is right: archives cannot be written or "
+            "read here"
+        )
+
+
+def known_answer() -> str:
+    """SHA-256 of the logits of a program with every operation, numbers below 1e-38 included."""
+    run = Strict.__new__(Strict)
+    run._start(known_program(), (3, 4, 2), 3, np.arange(3), np.ones((3, 12, 2), np.float32) / 3, 2)
+    digest = hashlib.sha256()
+    for t in range(24):
+        digest.update(run.logits().tobytes())
+        run.tell(np.arange(3) + t & 3)
+    return digest.hexdigest()
+
+
+def known_program() -> Program:
+    """Every operation and every clock; its weights come from integers, so they are the same everywhere."""
+    count = 0
+
+    def weight(*shape: int) -> np.ndarray:
+        nonlocal count
+        n = int(np.prod(shape))
+        integers = (np.arange(count, count + n, dtype=np.int64) * 7919 + 104729) % 65537
+        count += n
+        return ((integers - 32768) / np.float64(1 << 15)).astype(np.float32).reshape(shape)
+
+    p = Builder(symbols=4, channels=2, classes=3, features=2, axes="grid")
+    tiny = p.constant(np.array([1e-39, -2e-40, 1e-45], np.float32))
+    subnormal = p.dense(tiny, weight=weight(3, 5), bias=np.full(5, 1e-39, np.float32))
+    large = p.multiply(subnormal, p.constant(np.full(5, 2.0**100, np.float32)))
+    given = p.dense(p.given_features(), p.add(p.one_of_classes(weight(3, 2)), large[:2]), weight=weight(4, 6))
+    image = p.concat(p.levels(0.5, -0.75), p.position("done"))
+    rows = p.dense(*p.taps(image, (-2, -1), (-1, 0, 1)), given, weight=weight(30, 40), clock="row")
+    rows = p.norm(p.gate(rows), weight(20), weight(20))
+    coarse = p.dense(p.at(image, columns=-1), rows, weight=weight(24, 12), clock="pixel", every=2)
+    fine = p.select(*(p.dense(coarse, weight=weight(12, 16)) for _ in range(4)), clock="pixel")
+    cell, hidden = p.memory(8), p.memory(8)
+    gates = p.embed(weight(5, 32), columns=-1, channel=1, outside=4, clock="pixel")
+    p.lstm(p.dense(fine, p.at(hidden, columns=-1), weight=weight(24, 32), onto=gates), cell, hidden)
+    state = [p.memory(8, carried=True) for _ in range(2)]
+    p.multiplicative_lstm(
+        fine, *state, to_x=weight(16, 8), to_h=weight(8, 8), mixed=weight(8, 32), direct=gates
+    )
+    query = p.concat(hidden, state[1])
+    looks = [p.attend(query, fine, query, 2, how, 3, 1) for how in ("full", "local", "strided", "fixed")]
+    kinds = ("relu", "elu", "tanh", "sigmoid", "exp", "gelu")
+    mixed = p.concat(*looks, *(p.pointwise(kind, p.dense(query, weight=weight(16, 17))) for kind in kinds))
+    first = p.dense(mixed, weight=weight(166, 4), bias=weight(4))
+    second = p.embed(weight(4, 4), channel=0, onto=first, clock="channel 1")
+    return p.finish([first, second])
