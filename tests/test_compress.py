@@ -439,7 +439,8 @@ def test_a_spliced_block_with_the_right_checksum_is_not_decoded_to_something_els
         ({"coder": "ans"}, "coder 'ans'"),
         ({"symbols": 9}, "has 9 symbols, the model 8"),
         ({"environment": {}}, "written with None threads"),
-        ({"block_items": 1}, ""),
+        ({"block_items": 1}, "has 9 items, 1 lanes at most"),
+        ({"block_items": 10}, ""),
         ({"lane": 1}, ""),
     ],
 )

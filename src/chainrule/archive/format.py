@@ -27,7 +27,7 @@ DTYPES = ("|b1", "|u1", "|i1", "<u2", "<i2", "<u4", "<i4", "<u8", "<i8")
 
 MAX_HEADER = 1 << 20
 MAX_BLOCK = 1 << 28  # symbols: what a block may ask of memory
-EXPANSION = 1 << 16  # symbols a byte of a block may stand for; zeros are appended to a better block
+EXPANSION = 1 << 12  # symbols a byte of a block may stand for; zeros are appended to a better block
 INDEX_RATIO, INDEX_SLACK = 64, 1 << 16  # the index may unpack to 64 times its bytes and 64 KiB
 DICTIONARY = 1 << 12, 1 << 23  # bytes: the window of LZMA2 is the unpacked size, within these bounds
 

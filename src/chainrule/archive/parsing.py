@@ -159,6 +159,9 @@ def check_block(block: Block, header: Header, number: int) -> None:
         raise ChainruleError(f"is damaged: block {number} claims {size} symbols in {block.bytes} bytes")
     if block.coding == STORED and block.bytes != sum(item_bytes(item, header) for item in block.items):
         raise ChainruleError(f"is damaged: block {number} stores {block.bytes} bytes, its items have others")
+    if block.coding == MODEL and len(block.items) > header.block_items:
+        found, most = len(block.items), header.block_items
+        raise ChainruleError(f"is damaged: block {number} has {found} items, {most} lanes at most")
     shapes, forms = {item.shape for item in block.items}, {item.form for item in block.items}
     if block.coding == MODEL and (FILE in forms or (len(shapes) > 1 and any(len(s) != 1 for s in shapes))):
         raise ChainruleError(f"is damaged: block {number} mixes what cannot be coded together")
