@@ -30,6 +30,11 @@ SOURCES = ("jit.py", "coding.py", "engine/*.py")
 
 
 def inlined(function: Callable) -> Callable:
+    """A function that becomes part of the compiled functions that call it."""
+    return numba.njit(error_model="numpy", forceinline=True)(function)
+
+
+def called(function: Callable) -> Callable:
     """A function that compiled functions call."""
     return numba.njit(error_model="numpy")(function)
 

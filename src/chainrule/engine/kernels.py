@@ -16,9 +16,9 @@ from chainrule.engine import layout as at
 from chainrule.engine.layout import CODES
 from chainrule.engine.program import FIXED, LOCAL, STRIDED
 from chainrule.engine.simd import tile_1x1, tile_1x2, tile_1x4, tile_4x1
-from chainrule.jit import bits_of_single, compiled, inlined, single_of_bits
+from chainrule.jit import bits_of_single, called, compiled, inlined, single_of_bits
 
-F = np.float32
+F, U = np.float32, np.uint64
 ZERO, HALF, ONE, TWO = F(0), F(0.5), F(1), F(2)
 LOG2_E, ROUND, ROUND_BITS = F(1.44269504), F(12582912.0), np.int32(0x4B400000)
 LN2_HIGH, LN2_LOW = F(0.693359375), F(-2.12194440e-4)  # their sum is ln 2; n · LN2_HIGH is exact
@@ -74,74 +74,104 @@ def gated(f, g):
     return (ONE - a) / ((ONE + a) * (ONE + b))
 
 
+# Compiled code takes part of an array as a view, and counts its users: too slow for 32 numbers. So these work on
+# all of the memory, from places in it; places are unsigned, or every access would look for a negative one.
+
+
 @inlined
-def pointwise(kind, x, y, n):
+def fill(memory, weights, w, y, ldy, rows, n):
+    """y[r] = weights[w:] in every row; n numbers a row."""
+    for r in range(rows):
+        y_r, w_r = U(y + r * ldy), U(w)
+        for i in range(U(n)):
+            memory[y_r + i] = weights[w_r + i]
+
+
+@inlined
+def duplicate(memory, x, ldx, y, ldy, rows, n):
+    """y = x."""
+    for r in range(rows):
+        x_r, y_r = U(x + r * ldx), U(y + r * ldy)
+        for i in range(U(n)):
+            memory[y_r + i] = memory[x_r + i]
+
+
+@inlined
+def pointwise(kind, memory, x, y, n):
     """y[i] = f(x[i]) for i < n; one loop a function, so that each is compiled to vectors."""
+    x, y, n = U(x), U(y), U(n)
     if kind == RELU:
         for i in range(n):
-            y[i] = x[i] if x[i] > ZERO else ZERO
+            z = memory[x + i]
+            memory[y + i] = z if z > ZERO else ZERO
     elif kind == ELU:
         for i in range(n):
-            y[i] = x[i] if x[i] > ZERO else exp(x[i]) - ONE
+            z = memory[x + i]
+            memory[y + i] = z if z > ZERO else exp(z) - ONE
     elif kind == TANH:
         for i in range(n):
-            y[i] = tanh(x[i])
+            memory[y + i] = tanh(memory[x + i])
     elif kind == SIGMOID:
         for i in range(n):
-            y[i] = sigmoid(x[i])
+            memory[y + i] = sigmoid(memory[x + i])
     elif kind == EXP:
         for i in range(n):
-            y[i] = exp(x[i])
+            memory[y + i] = exp(memory[x + i])
     else:
         for i in range(n):
-            y[i] = x[i] * sigmoid(GELU * (x[i] + CUBE * ((x[i] * x[i]) * x[i])))
+            z = memory[x + i]
+            memory[y + i] = z * sigmoid(GELU * (z + CUBE * ((z * z) * z)))
 
 
 @inlined
-def pairwise(kind, x, y, z, n):
-    """z[i] = f(x, y)[i] for i < n."""
+def pairwise(kind, memory, x, y, z, n):
+    """z[i] = f(x[i], y[i]) for i < n; x is four times as wide for the two halves of an LSTM."""
+    x, y, z, n = U(x), U(y), U(z), U(n)
     if kind == ADD:
         for i in range(n):
-            z[i] = x[i] + y[i]
+            memory[z + i] = memory[x + i] + memory[y + i]
     elif kind == MULTIPLY:
         for i in range(n):
-            z[i] = x[i] * y[i]
+            memory[z + i] = memory[x + i] * memory[y + i]
     elif kind == CELL:
         for i in range(n):
-            z[i] = sigmoid(x[n + i]) * y[i] + gated(x[2 * n + i], x[i])
+            kept = sigmoid(memory[x + n + i]) * memory[y + i]
+            memory[z + i] = kept + gated(memory[x + n + n + i], memory[x + i])
     else:
         for i in range(n):
-            z[i] = gated(y[i], x[3 * n + i])
+            memory[z + i] = gated(memory[y + i], memory[x + n + n + n + i])
 
 
 @inlined
-def gate(x, y, n):
-    for i in range(n):
-        y[i] = gated(x[i], x[n + i])
+def gate(memory, x, ldx, y, ldy, rows, n):
+    for r in range(rows):
+        f, g, y_r = U(x + r * ldx), U(x + r * ldx + n), U(y + r * ldy)
+        for i in range(U(n)):
+            memory[y_r + i] = gated(memory[f + i], memory[g + i])
 
 
-@inlined
-def normalise(x, y, n, weight, bias):
+@called
+def normalise(memory, weights, x, y, n, w, b):
     """Layer normalisation; both sums run in sequence."""
-    mean = ZERO
-    for i in range(n):
-        mean += x[i]
+    x, y, w, b = U(x), U(y), U(w), U(b)
+    mean, variance = ZERO, ZERO
+    for i in range(U(n)):
+        mean += memory[x + i]
     mean /= F(n)
-    variance = ZERO
-    for i in range(n):
-        variance += (x[i] - mean) * (x[i] - mean)
+    for i in range(U(n)):
+        variance += (memory[x + i] - mean) * (memory[x + i] - mean)
     scale = ONE / np.sqrt(variance / F(n) + TINY)
-    for i in range(n):
-        y[i] = ((x[i] - mean) * scale) * weight[i] + bias[i]
+    for i in range(U(n)):
+        memory[y + i] = ((memory[x + i] - mean) * scale) * weights[w + i] + weights[b + i]
 
 
 @inlined
-def dot(x, y, n):
+def dot(memory, x, y, n, sums):
     """Σ xᵢ yᵢ in 16 sums side by side (i mod 16), which are then joined in halves: 8, 4, 2, 1."""
-    sums = np.zeros(16, np.float32)
+    sums[:] = ZERO
     for start in range(0, n, 16):
         for i in range(start, min(n, start + 16)):
-            sums[i - start] += x[i] * y[i]
+            sums[i - start] += memory[x + i] * memory[y + i]
     half = 8
     while half:
         for i in range(half):
@@ -162,34 +192,28 @@ def attended(pattern, length, summary, now, then):
     return True
 
 
-@inlined
-def attend(memory, q, keys, values, step, y, n, op, now, scores):
+@called
+def attend(memory, q, keys, values, step, y, n, now, scores, pattern, length, summary, heads):
     """One lane: q (n,), keys and values a `step` apart -> y (n,), head by head; sums in the order of time."""
-    heads, pattern, length, summary = op[at.A], op[at.B], op[at.C], op[at.D]
-    width = n // heads
+    width, sums = n // heads, np.empty(16, np.float32)
     scale = ONE / np.sqrt(F(width))
-    for head in range(heads):
-        first = head * width
-        top = F(-np.inf)
+    for first in range(0, n, width):
+        top, total = F(-np.inf), ZERO
         for then in range(now + 1):
             if attended(pattern, length, summary, now, then):
-                place = keys + then * step + first
-                query = memory[q + first : q + first + width]
-                scores[then] = dot(query, memory[place : place + width], width) * scale
-                top = scores[then] if scores[then] > top else top
-        total = ZERO
-        out = memory[y + first : y + first + width]
-        out[:] = ZERO
+                score = dot(memory, q + first, keys + then * step + first, width, sums) * scale
+                memory[scores + then] = score
+                top = score if score > top else top
+        for i in range(first, first + width):
+            memory[y + i] = ZERO
         for then in range(now + 1):
             if attended(pattern, length, summary, now, then):
-                share = exp(scores[then] - top)
+                share = exp(memory[scores + then] - top)
                 total += share
-                place = values + then * step + first
-                value = memory[place : place + width]
-                for i in range(width):
-                    out[i] += share * value[i]
-        for i in range(width):
-            out[i] /= total
+                for i in range(first, first + width):
+                    memory[y + i] += share * memory[values + then * step + i]
+        for i in range(first, first + width):
+            memory[y + i] /= total
 
 
 @inlined
@@ -221,75 +245,82 @@ def dense(memory, places, count, k, ldx, rows, weights, w, n, y, ldy, moved):
 
 
 @inlined
-def find(read, place, column):
+def find(tables, read, column):
     """Where a read begins at this column of the event."""
-    return place + (((column >> read[at.HALF]) + read[at.COLUMN]) & read[at.MASK]) * read[at.STEP]
+    reads = tables.reads
+    shifted = (column >> reads[read, at.HALF]) + reads[read, at.COLUMN]
+    return tables.places[read] + (shifted & reads[read, at.MASK]) * reads[read, at.STEP]
 
 
 @inlined
-def run(tables, context, memory, group, op, rows, lane, frame, row, column, spots, moved):
-    """One operation at one place (or, when `rows` counts columns too, in a whole row)."""
-    reads, places, dims = tables.reads, tables.places, tables.dims
-    out = op[at.OUT]
-    kind, n = op[at.KIND], op[at.N]
-    y, ldy = find(reads[out], places[out], column) + group, reads[out, at.LINE]
-    first = op[at.IN]
+def run(tables, context, memory, group, o, rows, lane, frame, row, column, spots, moved):
+    """Operation `o` at one place (or, when `rows` counts columns too, in a whole row)."""
+    ops, reads, weights = tables.ops, tables.reads, tables.weights
+    kind, n, out, first, count = ops[o, at.KIND], ops[o, at.N], ops[o, at.OUT], ops[o, at.IN], ops[o, at.COUNT]
+    y, ldy = find(tables, out, column) + group, reads[out, at.LINE]
     if kind == DENSE:
-        for s in range(op[at.COUNT]):
-            spots[s] = find(reads[first + s], places[first + s], column) + group
-        ldx = reads[first, at.LINE]
-        dense(memory, spots, op[at.COUNT], op[at.K], ldx, rows, tables.weights, op[at.WEIGHT], n, y, ldy, moved)
+        for s in range(count):
+            spots[s] = find(tables, first + s, column) + group
+        ldx, w = reads[first, at.LINE], ops[o, at.WEIGHT]
+        dense(memory, spots, count, ops[o, at.K], ldx, rows, weights, w, n, y, ldy, moved)
         return
     x, ldx, z, ldz = 0, 0, 0, 0
-    if op[at.COUNT] > 0:
-        choice = first
-        if kind == SELECT:
-            side = np.int64(np.sqrt(np.float64(op[at.COUNT])))
-            choice += (row % side) * side + column % side
-        x, ldx = find(reads[choice], places[choice], column) + group, reads[choice, at.LINE]
-    if op[at.COUNT] > 1:
-        z, ldz = find(reads[first + 1], places[first + 1], column) + group, reads[first + 1, at.LINE]
+    if count > 0:
+        x, ldx = find(tables, first, column) + group, reads[first, at.LINE]
+    if count > 1:
+        z, ldz = find(tables, first + 1, column) + group, reads[first + 1, at.LINE]
+    if kind == GATE:
+        gate(memory, x, ldx, y, ldy, rows, n)
+    elif kind == FILL:
+        fill(memory, weights, ops[o, at.WEIGHT], y, ldy, rows, n)
+    elif kind == COPY:
+        duplicate(memory, x, ldx, y, ldy, rows, n)
+    elif kind == SELECT:
+        side = np.int64(np.sqrt(np.float64(count)))
+        chosen = first + row % side * side + column % side
+        duplicate(memory, find(tables, chosen, column) + group, reads[chosen, at.LINE], y, ldy, rows, n)
+    elif kind >= RELU and kind <= GELU_:
+        for i in range(rows):
+            pointwise(kind, memory, x + i * ldx, y + i * ldy, n)
+    elif kind == ADD or kind == MULTIPLY or kind == CELL or kind == HIDDEN:
+        for i in range(rows):
+            pairwise(kind, memory, x + i * ldx, z + i * ldz, y + i * ldy, n)
+    elif kind == EMBED:
+        embed(tables, context, memory, o, rows, lane, frame, row, column, y, ldy, n)
+    else:
+        run_rare(tables, context, memory, group, o, rows, lane, frame, row, column, x, ldx, z, ldz, y, ldy)
+
+
+@called
+def run_rare(tables, context, memory, group, o, rows, lane, frame, row, column, x, ldx, z, ldz, y, ldy):
+    """The operations that a model has few of."""
+    ops, weights, dims = tables.ops, tables.weights, tables.dims
+    kind, n, w, b = ops[o, at.KIND], ops[o, at.N], ops[o, at.WEIGHT], ops[o, at.BIAS]
+    pixel = (frame * dims[ROWS] + row) * dims[COLUMNS] + column
     for i in range(rows):
-        to = memory[y + i * ldy : y + i * ldy + n]
-        if kind == GATE:
-            gate(memory[x + i * ldx : x + i * ldx + 2 * n], to, n)
-        elif kind == COPY or kind == SELECT:
-            to[:] = memory[x + i * ldx : x + i * ldx + n]
-        elif kind == FILL:
-            to[:] = tables.weights[op[at.WEIGHT] : op[at.WEIGHT] + n]
-        elif kind >= RELU and kind <= GELU_:
-            pointwise(kind, memory[x + i * ldx : x + i * ldx + n], to, n)
-        elif kind == ADD or kind == MULTIPLY or kind == CELL or kind == HIDDEN:
-            wide = 4 * n if kind >= CELL else n
-            a, b = x + i * ldx, z + i * ldz
-            pairwise(kind, memory[a : a + wide], memory[b : b + n], to, n)
-        elif kind == NORM:
-            weight, bias = op[at.WEIGHT], op[at.BIAS]
-            source = memory[x + i * ldx : x + i * ldx + n]
-            normalise(source, to, n, tables.weights[weight : weight + n], tables.weights[bias : bias + n])
-        elif kind == EMBED:
-            embed(tables, op, frame, row, column, context.symbols[lane + i], to, n)
+        to = y + i * ldy
+        if kind == NORM:
+            normalise(memory, weights, x + i * ldx, to, n, w, b)
         elif kind == LEVELS:
-            pixel = ((frame * dims[ROWS] + row) * dims[COLUMNS] + column) * dims[CHANNELS]
             for c in range(n):
-                level = F(context.symbols[lane + i, pixel + c])
-                to[c] = level * tables.weights[op[at.WEIGHT]] + tables.weights[op[at.WEIGHT] + 1]
+                level = F(context.symbols[lane + i, pixel * dims[CHANNELS] + c])
+                memory[to + c] = level * weights[w] + weights[w + 1]
         elif kind == POSITION:
-            to[0], to[1] = along(row, dims[ROWS]), along(column, dims[COLUMNS])
+            memory[to], memory[to + 1] = along(row, dims[ROWS]), along(column, dims[COLUMNS])
         elif kind == CLASS:
-            w = op[at.WEIGHT] + context.classes[lane + i] * ldy
-            to[:] = tables.weights[w : w + n]
+            fill(memory, weights, w + context.classes[lane + i] * ldy, to, ldy, 1, n)
         elif kind == FEATURES:
-            to[:] = context.features[lane + i, (frame * dims[ROWS] + row) * dims[COLUMNS] + column]
+            for c in range(n):
+                memory[to + c] = context.features[lane + i, pixel, c]
         elif kind == ATTEND:
-            step = reads[first + 1, at.STEP]
-            base = places[first + 1], places[first + 2]
-            start = (frame * dims[ROWS] + row) * dims[COLUMNS]  # `places` are those of this row
-            keys = base[0] + group + i * ldz - start * step
-            values = base[1] + group + i * reads[first + 2, at.LINE] - start * step
-            room = op[at.E] + group + i * (dims[FRAMES] * dims[ROWS] * dims[COLUMNS])
-            scores = memory[room : room + start + column + 1]
-            attend(memory, x + i * ldx, keys, values, step, y + i * ldy, n, op, start + column, scores)
+            keys, values = ops[o, at.IN] + 1, ops[o, at.IN] + 2
+            step = tables.reads[keys, at.STEP]
+            back = pixel - column  # `places` are those of this row
+            first_key = tables.places[keys] + group + i * ldz - back * step
+            first_value = tables.places[values] + group + i * ldz - back * step
+            scores = ops[o, at.E] + group + i * (dims[FRAMES] * dims[ROWS] * dims[COLUMNS])
+            how = ops[o, at.B], ops[o, at.C], ops[o, at.D], ops[o, at.A]
+            attend(memory, x + i * ldx, first_key, first_value, step, to, n, pixel, scores, *how)
 
 
 @inlined
@@ -299,45 +330,44 @@ def along(place, count):
 
 
 @inlined
-def embed(tables, op, frame, row, column, symbols, to, n):
-    """to += the row of the table that belongs to the symbol at an earlier place."""
-    dims = tables.dims
-    f, r, c = frame + op[at.A], row + op[at.B], column + op[at.C]
-    if f >= 0 and r >= 0 and c >= 0 and c < dims[COLUMNS]:
-        entry = np.int64(symbols[((f * dims[ROWS] + r) * dims[COLUMNS] + c) * dims[CHANNELS] + op[at.D]])
-    else:
-        entry = op[at.E]
-    if entry >= 0:
-        w = op[at.WEIGHT] + entry * (-(-n // 16) * 16)
-        row_of = tables.weights[w : w + n]
-        for i in range(n):
-            to[i] += row_of[i]
+def embed(tables, context, memory, o, rows, lane, frame, row, column, y, ldy, n):
+    """y += the row of the table that belongs to the symbol at an earlier place."""
+    ops, dims, weights = tables.ops, tables.dims, tables.weights
+    f, r, c = frame + ops[o, at.A], row + ops[o, at.B], column + ops[o, at.C]
+    inside = f >= 0 and r >= 0 and c >= 0 and c < dims[COLUMNS]
+    where = ((f * dims[ROWS] + r) * dims[COLUMNS] + c) * dims[CHANNELS] + ops[o, at.D]
+    width = -(-n // 16) * 16
+    for lane_of in range(rows):
+        entry = np.int64(context.symbols[lane + lane_of, where]) if inside else ops[o, at.E]
+        if entry >= 0:
+            to, w = U(y + lane_of * ldy), U(ops[o, at.WEIGHT] + entry * width)
+            for i in range(U(n)):
+                memory[to + i] += weights[w + i]
 
 
 @inlined
 def run_section(tables, context, memory, group, section, rows, lane, frame, row, begin, end, spots, moved):
     """All operations of a clock in a row, from column `begin` to `end`: at once where they can."""
     for i in range(tables.starts[section], tables.starts[section + 1]):
-        op = tables.ops[i]
-        every = op[at.EVERY]
-        if row % every:
+        every = tables.ops[i, at.EVERY]
+        if every > 1 and row % every != 0:
             continue
         count, stop = rows, end
-        if op[at.WHOLE] and end - begin == tables.dims[COLUMNS] and rows == tables.dims[LANES]:
+        if tables.ops[i, at.WHOLE] and end - begin == tables.dims[COLUMNS] and rows == tables.dims[LANES]:
             count, stop = rows * tables.dims[COLUMNS], begin + 1
         for column in range(begin, stop):
-            if column % every == 0:
-                run(tables, context, memory, group, op, count, lane, frame, row, column, spots, moved)
+            if every == 1 or column % every == 0:
+                run(tables, context, memory, group, i, count, lane, frame, row, column, spots, moved)
 
 
-@inlined
+@called
 def find_rows(tables, frame, row):
     """Where this row of every read begins."""
-    for i in range(len(tables.reads)):
-        read = tables.reads[i]
-        f = (frame + read[at.FRAME]) % read[at.FRAMES]
-        r = ((row >> read[at.HALF]) + read[at.ROW]) % read[at.ROWS]
-        tables.places[i] = read[at.BASE] + f * read[at.FRAME_STEP] + r * read[at.ROW_STEP]
+    reads = tables.reads
+    for i in range(len(reads)):
+        f = (frame + reads[i, at.FRAME]) % reads[i, at.FRAMES]
+        r = ((row >> reads[i, at.HALF]) + reads[i, at.ROW]) % reads[i, at.ROWS]
+        tables.places[i] = reads[i, at.BASE] + f * reads[i, at.FRAME_STEP] + r * reads[i, at.ROW_STEP]
 
 
 @inlined
@@ -373,8 +403,7 @@ def run_clocks(tables, context, memory, group, rows, lane, t, after, spots, move
                 if section < PIXEL:
                     find_rows(tables, frame, r)
                 run_section(tables, context, memory, group, section, rows, lane, frame, r, begin, end, spots, moved)
-    logits = tables.logits[channel]
-    return find(tables.reads[logits], tables.places[logits], column) + group
+    return find(tables, tables.logits[channel], column) + group
 
 
 # -------------------------------------------------------------------------------------- the walk along a chain
@@ -408,7 +437,7 @@ class Choice(NamedTuple):
 PEEK, TELL, FILL_IN, ENCODE, DECODE = range(5)
 
 
-@inlined
+@called
 def draw(logits, uniform, temperature, top_p, weights):
     """A symbol of softmax(logits / temperature), by inverting the distribution at `uniform`; -1 for NaN."""
     top, best = largest(logits)
@@ -426,7 +455,7 @@ def draw(logits, uniform, temperature, top_p, weights):
     return symbol
 
 
-@inlined
+@called
 def nucleus(weights, enough):
     """Zero all but the largest weights that together reach `enough` (at least one); gives their sum."""
     order = np.argsort(-weights, kind="mergesort")
@@ -482,15 +511,13 @@ def walk(tables, context, memory, active, begin, end, choice):
         for group in range(-(-active[t] // each)):
             lane, start = group * each, group * size
             rows = each if active[t] == active[0] else min(each, active[t] - lane)
-            if choice.way != TELL:
-                logits = run_clocks(tables, context, memory, start, rows, lane, t, False, spots, moved)
-                for i in range(min(each, active[t] - lane)):
+            for after in range(choice.way == TELL, 1 + (choice.way != PEEK)):
+                logits = run_clocks(tables, context, memory, start, rows, lane, t, after, spots, moved)
+                for i in range(0 if after else min(each, active[t] - lane)):
                     where = logits + i * line
                     row = memory[where : where + count]
                     if not choose(choice, row, lane + i, t, context.symbols, weights, table):
                         return False
-            if choice.way != PEEK:
-                run_clocks(tables, context, memory, start, rows, lane, t, True, spots, moved)
     return True
 
 
