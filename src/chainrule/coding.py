@@ -88,18 +88,21 @@ def exact_sum(integers):
 
 @inlined
 def tabulate(logits, weights, table):
-    """table (K,) int32 = the frequencies of softmax(logits), see `frequencies`; False when there are none."""
+    """table (K,) int32 = the frequencies of softmax(logits), see `frequencies`.
+
+    Gives (the sum of the weights, the largest logit), (0, 0) when the logits are no numbers.
+    """
     top, best = largest(logits)
     if top != top:
-        return False
-    count = len(logits)
-    factor = np.float64(TOTAL - count) / weigh(logits, top, 1.0, weights)
+        return 0.0, 0.0
+    count, total = len(logits), weigh(logits, top, 1.0, weights)
+    factor = np.float64(TOTAL - count) / total
     used = np.int32(0)
     for k in range(count):
         table[k] = np.int32(weights[k] * factor) + np.int32(1)
         used += table[k]
     table[best] += np.int32(TOTAL) - used
-    return True
+    return total, top
 
 
 # The range coder: see docs/archive-format.md. Its state is an array (4,) uint64:
@@ -129,6 +132,8 @@ def put(state, words, below, frequency):
 @inlined
 def get(state, words, table):
     """The next symbol, coded with the frequencies `table`; -1 when no symbol has this code."""
+    if state[PLACE] > np.uint64(len(words) + 2):  # nothing was written that far
+        return -1
     share = state[RANGE] >> SHIFT
     target = np.int64((state[POINT] - state[LOW]) // share)
     if target >= TOTAL:
@@ -148,16 +153,17 @@ def get(state, words, table):
 
 
 @inlined
-def information(frequency):
-    """-log2(frequency / 2^24) to 1e-9, the same bits everywhere: what a symbol costs."""
-    bits = bits_of_double(np.float64(frequency))
+def information(logit, top, total):
+    """−log₂ p of a symbol, p = e^(logit - top) 2³² / total, to 1e-9 and the same bits everywhere."""
+    bits = bits_of_double(total)
     mantissa = double_of_bits((bits & np.int64(0xFFFFFFFFFFFFF)) | np.int64(1023 << 52))  # 1 to 2
     t = (mantissa - 1.0) / (mantissa + 1.0)  # log m = 2 artanh t, t up to 1/3
-    s, power = 0.0, t
+    series, power = 0.0, t
     for k in range(1, 20, 2):
-        s += power / k
+        series += power / k
         power *= t * t
-    return np.float64(PRECISION) - np.float64((bits >> np.int64(52)) - np.int64(1023)) - 2.0 * LOG2_E * s
+    exponent = np.float64((bits >> np.int64(52)) - np.int64(1023 + 32))
+    return exponent + 2.0 * LOG2_E * series - (np.float64(logit) - np.float64(top)) * LOG2_E
 
 
 @compiled
@@ -166,7 +172,7 @@ def tabulate_all(logits, tables):
     weights = np.empty(logits.shape[1], np.float64)
     good = True
     for row in range(len(logits)):
-        good &= tabulate(logits[row], weights, tables[row])
+        good &= tabulate(logits[row], weights, tables[row])[0] > 0
     return good
 
 
@@ -271,7 +277,9 @@ class Encoder:
         room = int(self._state[PLACE]) + len(table) + 1
         if room > len(self._words):
             self._words = np.concatenate([self._words, np.zeros(room, np.uint32)])
-        put_all(self._state, self._words, np.ascontiguousarray(table, np.int32), np.asarray(symbols, np.int64))
+        put_all(
+            self._state, self._words, np.ascontiguousarray(table, np.int32), np.asarray(symbols, np.int64)
+        )
 
     def bytes(self) -> bytes:
         """The stream so far."""

@@ -8,11 +8,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from chainrule import console, store
+from chainrule import console
 from chainrule.data import Dataset
-from chainrule.errors import ChainruleError
 from chainrule.model import Chain
-from chainrule.models import TABLE, Run, open_run, parse_model
+from chainrule.models import Run, open_run
 from chainrule.verbs import compress as verb
 
 BLOCKS = {"model": "coded with the model", "lzma": "packed without it", "stored": "stored as they are"}
@@ -20,19 +19,10 @@ BLOCKS = {"model": "coded with the model", "lzma": "packed without it", "stored"
 
 def compress(run: Run, data: Dataset, source: Path, out: Path, embed: bool, force: bool, json_: bool) -> None:
     """`chainrule compress`."""
-    blob = store.dump(
-        run.chain, TABLE, **{k: run.info[k] for k in ("data", "kind", "levels") if k in run.info}
-    )
     with bar(json_) as progress:
+        files = originals(data, source)
         result = verb.compress(
-            run.chain,
-            data,
-            out,
-            embed=blob if embed else None,
-            model_sha=store.sha256(run.chain, TABLE),
-            force=force,
-            originals=originals(data, source),
-            progress=progress,
+            run.chain, data, out, embed=embed, force=force, originals=files, progress=progress
         )
     if json_:
         console.emit({"archive": str(out), **asdict(result)})
@@ -98,25 +88,9 @@ def verify(archive: Path, run: Path | None, json_: bool) -> None:
     )
 
 
-def chain_of(run: Path | None) -> Callable[[bytes | None, str], Chain]:
-    """The loader that an archive asks for its model: the embedded one, else that of `run`, if it is the same."""
-
-    def load(embedded: bytes | None, sha: str) -> Chain:
-        if embedded is None and run is None:
-            raise ChainruleError(
-                f"the archive does not hold its model: give it with --run RUN (SHA-256 {sha[:16]}...)"
-            )
-        model = parse_model(embedded, "the archive's model") if embedded is not None else open_run(run).chain  # type: ignore[arg-type]
-        found = store.sha256(model, TABLE)
-        if found != sha:
-            raise ChainruleError(
-                f"the archive needs the model {sha[:16]}..., this one is {found[:16]}...: give the run it was made with"
-            )
-        if not isinstance(model, Chain):
-            raise ChainruleError("the archive's model is a code, not a chain: it is damaged")
-        return model
-
-    return load
+def chain_of(run: Path | None) -> Chain | None:
+    """The chain of a run, for an archive that does not hold its model."""
+    return None if run is None else open_run(run).chain
 
 
 @contextmanager

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from rich.markup import escape
 
-from chainrule import console, packing, store
+from chainrule import console, store
 from chainrule.data import Dataset, load
 from chainrule.errors import ChainruleError
-from chainrule.models import TABLE, Run
+from chainrule.models import Run
 from chainrule.report import Subject, cards, numbers, page, sections
 from chainrule.report.codecs import codec_table
 from chainrule.verbs.compress import Report, compress, extract
@@ -94,9 +94,8 @@ def manual() -> bytes:
 def pack(run: Run, test: Dataset, out: Path) -> Report:
     """Write an archive with its model inside, decode it, and compare every pixel."""
     archive = out / "digits.chain"
-    blob, sha = store.dump(run.chain, TABLE), store.sha256(run.chain, TABLE)
-    result = compress(run.chain, test, archive, embed=blob, model_sha=sha)
-    (path,) = extract(archive, out / "restored", packing.chain_of(None))
+    result = compress(run.chain, test, archive)
+    (path,) = extract(archive, out / "restored")
     if not np.array_equal(np.load(path), test.x):
         raise ChainruleError(f"{path} is not what went into {archive}: please report this")
     return result

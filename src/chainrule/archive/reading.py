@@ -119,9 +119,10 @@ class Archive:
         what = f"block {number + 1} of {len(self.blocks)} ({block.items[0].name} ...)"
         return self._checked(block.offset, block.bytes, block.crc32, what)
 
-    def raw(self, number: int) -> list[bytes]:
+    def raw(self, number: int, payload: bytes | None = None) -> list[bytes]:
         """What a block that no model coded holds: the bytes of each of its items."""
-        block, payload = self.blocks[number], self.payload(number)
+        block = self.blocks[number]
+        payload = self.payload(number) if payload is None else payload
         sizes = [item_bytes(item, self.header) for item in block.items]
         try:
             data = payload if block.coding == STORED else expand(payload, sum(sizes))

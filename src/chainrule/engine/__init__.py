@@ -8,12 +8,12 @@ import numpy as np
 import torch
 
 from chainrule.engine.builder import Builder, Handle
-from chainrule.engine.program import Program, dump, parse, validate
+from chainrule.engine.program import Program, dump, identity, parse, validate
 
 if TYPE_CHECKING:
     from chainrule.model import Chain
 
-__all__ = ["Builder", "Handle", "Program", "dump", "parse", "program_of", "validate"]
+__all__ = ["Builder", "Handle", "Program", "dump", "identity", "parse", "program_of", "validate"]
 
 
 def program_of(chain: Chain, dtype: Any = np.float32) -> Program | None:

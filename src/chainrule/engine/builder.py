@@ -194,7 +194,14 @@ class Builder:
         return self.lstm(self.dense(m, weight=mixed, onto=direct), cell, hidden)
 
     def attend(
-        self, query: Handle, keys: Handle, values: Handle, heads: int = 1, pattern: str = "full", length: int = 1, summary: int = 0
+        self,
+        query: Handle,
+        keys: Handle,
+        values: Handle,
+        heads: int = 1,
+        pattern: str = "full",
+        length: int = 1,
+        summary: int = 0,
     ) -> Handle:
         """Attention (Vaswani et al. 2017) of every pixel over the pixels j ≤ t before it and itself.
 

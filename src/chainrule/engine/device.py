@@ -70,7 +70,7 @@ class Device:
         self.dims = program.geometry(event)
         self.clocks = clocks(program.channels)
         self.stores, _ = place(program, self.dims, lanes)
-        options = {"device": device, "dtype": dtype}
+        options: dict[str, Any] = {"device": device, "dtype": dtype}
         self.values = [
             torch.zeros(s.frames, s.rows, s.columns, lanes, v.width, **options)
             for s, v in zip(self.stores, program.values, strict=True)
@@ -78,7 +78,7 @@ class Device:
         self.weights = {k: torch.from_numpy(w).to(**options) for k, w in program.weights.items()}
         self.symbols = torch.zeros(lanes, int(np.prod(event)), dtype=torch.long, device=device)
         self.classes = None if classes is None else torch.as_tensor(np.asarray(classes), device=device)
-        self.features = None if features is None else torch.as_tensor(np.asarray(features)).to(**options)
+        self.features: Any = None if features is None else torch.as_tensor(np.asarray(features)).to(**options)
 
     def copy(self) -> Device:
         """A branch point: both go on from here on their own."""
@@ -127,7 +127,9 @@ class Device:
             every = self.program.values[op.output].every
             for column in columns if row % every == 0 else ():
                 if column % every == 0:
-                    self._slot(Read(op.output), frame, row, column)[...] = self._compute(op, frame, row, column)
+                    self._slot(Read(op.output), frame, row, column)[...] = self._compute(
+                        op, frame, row, column
+                    )
 
     def _slot(self, read: Read, frame: int, row: int, column: int) -> Tensor:
         """The value (lanes, width) at the place of a read."""
@@ -170,7 +172,9 @@ class Device:
         if op.kind == "levels":
             c = self.program.channels
             return self.symbols[:, pixel * c : (pixel + 1) * c] * w[0][0] + w[0][1]
-        places = [2 * at / max(count - 1, 1) - 1 for at, count in zip((row, column), self.dims[1:], strict=True)]
+        places = [
+            2 * at / max(count - 1, 1) - 1 for at, count in zip((row, column), self.dims[1:], strict=True)
+        ]
         return torch.tensor(places).to(self.values[op.output])
 
     def _embed(self, op: Op, table: Tensor, frame: int, row: int, column: int) -> Tensor:
@@ -184,7 +188,8 @@ class Device:
     def _attend(self, op: Op, frame: int, row: int, column: int) -> Tensor:
         heads, pattern, length, summary = op.numbers
         now = (frame * self.dims[1] + row) * self.dims[2] + column
-        seen = [j for j in range(now + 1) if attended.py_func(pattern, length, summary, now, j)]
+        looks: Any = attended.py_func  # type: ignore[attr-defined]  # the plain Python of what the kernels do
+        seen = [j for j in range(now + 1) if looks(pattern, length, summary, now, j)]
         q, k, v = (
             self._read(op.reads[0], frame, row, column),
             *(self.values[read.value].flatten(0, 2)[seen].transpose(0, 1) for read in op.reads[1:]),

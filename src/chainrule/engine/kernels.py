@@ -256,7 +256,13 @@ def find(tables, read, column):
 def run(tables, context, memory, group, o, rows, lane, frame, row, column, spots, moved):
     """Operation `o` at one place (or, when `rows` counts columns too, in a whole row)."""
     ops, reads, weights = tables.ops, tables.reads, tables.weights
-    kind, n, out, first, count = ops[o, at.KIND], ops[o, at.N], ops[o, at.OUT], ops[o, at.IN], ops[o, at.COUNT]
+    kind, n, out, first, count = (
+        ops[o, at.KIND],
+        ops[o, at.N],
+        ops[o, at.OUT],
+        ops[o, at.IN],
+        ops[o, at.COUNT],
+    )
     y, ldy = find(tables, out, column) + group, reads[out, at.LINE]
     if kind == DENSE:
         for s in range(count):
@@ -402,7 +408,9 @@ def run_clocks(tables, context, memory, group, rows, lane, t, after, spots, move
             for r in range(first, last):
                 if section < PIXEL:
                     find_rows(tables, frame, r)
-                run_section(tables, context, memory, group, section, rows, lane, frame, r, begin, end, spots, moved)
+                run_section(
+                    tables, context, memory, group, section, rows, lane, frame, r, begin, end, spots, moved
+                )
     return find(tables, tables.logits[channel], column) + group
 
 
@@ -481,7 +489,8 @@ def choose(choice, logits, lane, t, symbols, weights, table):
     if choice.way == PEEK:
         choice.logits[lane] = logits
         return True
-    if not tabulate(logits, weights, table):
+    total, top = tabulate(logits, weights, table)
+    if total == 0:
         return False
     if choice.way == DECODE:
         symbol = 0 if len(logits) == 1 else get(choice.state, choice.words, table)
@@ -492,7 +501,7 @@ def choose(choice, logits, lane, t, symbols, weights, table):
         below += table[k]
     if len(logits) > 1:
         put(choice.state, choice.words, below, table[symbol])
-    choice.bits[lane] += information(table[symbol])
+    choice.bits[lane] += information(logits[symbol], top, total)
     return True
 
 

@@ -140,10 +140,9 @@ def extent(value, reads, dims, line, cached) -> tuple[int, int, int, int, int, i
     up, down, back, ahead = max(up, 0), max(down, 0), max(back, 0), max(ahead, 0)
     if cached:
         return dims[0], height, width, 0, 0, -1
-    moves = up or down or back or ahead or before
-    if value.carried or value.clock == "once" or not (moves or value.clock in ("frame", "row")):
-        if value.every == 1 or value.carried:
-            return 1, 1, 1, 0, 0, -1
+    moves = up or down or back or ahead or before or value.clock in ("frame", "row") or value.every > 1
+    if value.carried or value.clock == "once" or not moves:
+        return 1, 1, 1, 0, 0, -1
     if value.clock == "frame" or before:
         return before + 1, height + up + down, width + back + ahead, up, back, -1
     if line and value.clock != "row":
@@ -168,10 +167,12 @@ class Lowering:
         line = self.lanes * store.line
         single = store.columns == 1 and store.mask == -1
         self.reads.append(
-            [store.base + read.first, store.half]
-            + [read.rows + store.top, store.rows, store.columns * line]
-            + [read.frames, store.frames, store.rows * store.columns * line]
-            + [read.columns + store.left, store.mask, 0 if single else line, store.line]
+            [
+                *(store.base + read.first, store.half),
+                *(read.rows + store.top, store.rows, store.columns * line),
+                *(read.frames, store.frames, store.rows * store.columns * line),
+                *(read.columns + store.left, store.mask, 0 if single else line, store.line),
+            ]
         )
         return len(self.reads) - 1
 
@@ -252,8 +253,8 @@ class Lowering:
             zero = self.keep(np.zeros(out.width, np.float32))
             self.emit("fill", out, weight=zero)
         frames, rows, columns, channel, outside = op.numbers
-        where = {"a": frames, "b": rows, "c": columns, "d": channel, "e": outside}
-        self.emit("embed", out, weight=self.keep(weights[0]), **where)
+        weight = self.keep(weights[0])
+        self.emit("embed", out, weight=weight, a=frames, b=rows, c=columns, d=channel, e=outside)
 
 
 NAMES = {"k": K, "weight": WEIGHT, "bias": BIAS, "a": A, "b": B, "c": C, "d": D, "e": E}

@@ -19,6 +19,7 @@ any shape; its N symbols are taken for one row of N/C pixels with C channels eac
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Iterator
@@ -102,7 +103,12 @@ OPS: dict[str, tuple[int | None, int, int, str]] = {
     "cell": (2, 0, 0, "σ(f) c + σ(i) tanh(g) of the quarters i, f, g, o of x, c = y: an LSTM's cell"),
     "hidden": (2, 0, 0, "σ(o) tanh(c) of the last quarter o of x, c = y"),
     "norm": (1, 2, 0, "(x - mean) / √(variance + 10⁻⁵) · W + b"),
-    "attend": (3, 0, 4, "softmax attention of x over keys y, values z: n heads, pattern, and its two numbers"),
+    "attend": (
+        3,
+        0,
+        4,
+        "softmax attention of x over keys y, values z: n heads, pattern, and its two numbers",
+    ),
 }
 
 FULL, LOCAL, STRIDED, FIXED = range(4)  # patterns of attention: see `Builder.attend`
@@ -217,7 +223,8 @@ def validate(program: Program) -> Program:
         ChainruleError: the first thing that is wrong. A program may come from a file: nothing is trusted.
     """
     check_facts(program)
-    names, written = clocks(program.channels), set()
+    names = clocks(program.channels)
+    written: set[int] = set()
     for clock in names:
         for op in program.sections[clock]:
             where = f"operation {program.ops.index(op)} ({op.kind})"
@@ -313,7 +320,8 @@ def _embed(program, op, n, widths):
     within(channel, 0, program.channels - 1, "the channel of a symbol")
     within(outside, -1, program.symbols, "the row of a table")
     require(
-        symbol_is_known(program.clock(op), frames, rows, columns, channel), "a symbol is read before it is written"
+        symbol_is_known(program.clock(op), frames, rows, columns, channel),
+        "a symbol is read before it is written",
     )
     table = program.weights[op.weights[0]].shape[0]
     require(program.symbols <= table <= program.symbols + 1 and outside < table, "a table is too short")
@@ -446,6 +454,11 @@ def dump(program: Program) -> bytes:
     """The program as the bytes of a safetensors file; the same program gives the same bytes."""
     import safetensors.numpy
 
+    return safetensors.numpy.save(program.weights, {"program": header_text(program)})
+
+
+def header_text(program: Program) -> str:
+    """All of a program but its weights, as sorted JSON."""
     header = {
         "format": FORMAT,
         "axes": program.axes,
@@ -457,8 +470,16 @@ def dump(program: Program) -> bytes:
         ],
         "logits": [list(asdict(read).values()) for read in program.logits],
     }
-    text = json.dumps(header, sort_keys=True, separators=(",", ":"))
-    return safetensors.numpy.save(program.weights, {"program": text})
+    return json.dumps(header, sort_keys=True, separators=(",", ":"))
+
+
+def identity(program: Program) -> str:
+    """SHA-256 of a program: its text, and sorted (name, shape, bytes) of its weights, little-endian."""
+    digest = hashlib.sha256(header_text(program).encode())
+    for name, array in sorted(program.weights.items()):
+        digest.update(json.dumps([name, list(array.shape)]).encode())
+        digest.update(array.astype("<f4").tobytes())
+    return digest.hexdigest()
 
 
 def parse(data: bytes, origin: str = "the program") -> Program:
@@ -478,7 +499,14 @@ def parse(data: bytes, origin: str = "the program") -> Program:
         if header["format"] != FORMAT:
             raise ChainruleError(f"{origin} has format {header['format']}, this version reads {FORMAT}")
         program = of_json(header, dict(safetensors.numpy.load(data)))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, safetensors.SafetensorError) as error:
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+        safetensors.SafetensorError,
+    ) as error:
         reason = " ".join(str(error).split())[:120]
         raise ChainruleError(f"{origin} is damaged or no program: {reason}") from error
     return validate(program)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Any
@@ -210,12 +211,24 @@ def aligned(size: int) -> np.ndarray:
     return room[first : first + size]
 
 
-def in_threads(work: Sequence[Callable[[], Any]], threads: int) -> list[Any]:
-    """What the functions give, computed by so many threads; the kernels run without the interpreter's lock."""
-    if threads <= 1 or len(work) <= 1:
-        return [function() for function in work]
-    with ThreadPoolExecutor(threads) as pool:
-        return [future.result() for future in [pool.submit(function) for function in work]]
+def in_threads(function: Callable[[Any], Any], items: Iterable[Any], threads: int) -> Iterator[Any]:
+    """function(item) of each item, in their order, by so many threads; the kernels run without Python's lock.
+
+    No more than twice as many results as there are threads wait to be taken.
+    """
+    if threads <= 1:
+        yield from map(function, items)
+        return
+    pool, waiting = ThreadPoolExecutor(threads), deque[Any]()
+    try:
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) >= 2 * threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 # ------------------------------------------------------------------------------------------------ known answer

@@ -13,10 +13,12 @@ import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from chainrule.archive import (
     DTYPES,
@@ -37,29 +39,19 @@ from chainrule.archive import (
 )
 from chainrule.data import Dataset
 from chainrule.data.images import FORMATS, read_image
+from chainrule.engine.strict import in_threads
 from chainrule.errors import ChainruleError
 from chainrule.model import Chain
-from chainrule.verbs.blocks import (
-    ARITHMETIC,
-    CODER,
-    Lanes,
-    Meter,
-    arithmetic,
-    encode,
-    environment,
-    lanes_of,
-    settled,
-    symbol_type,
-)
+from chainrule.verbs.coders import CODER, Coder, coder_of
+from chainrule.verbs.lanes import Lanes, Meter, lanes_of, symbol_type
 from chainrule.verbs.score import check_fits
 from chainrule.verbs.unpack import decoded, decompress, extract, verify
 
 __all__ = ["Report", "compress", "decompress", "extract", "verify"]
 
 LANE = 8192  # symbols: a text is cut into pieces of at least this length, which are coded side by side
-LANES, TEXT_LANES = 128, 64  # most lanes of a block
+TEXT_LANES = 64  # most lanes of a block of texts
 FILES = 1 << 16  # bytes: small files that are kept whole share a block
-LOGITS = 1 << 24  # numbers: what the logits of a block of fixed shape may take, 64 MB as float32
 ORIENTATION = 0x0112  # the EXIF tag
 
 
@@ -74,7 +66,7 @@ class Report:
         bits_per_dim: bits a symbol without the model; with_model: with it.
         blocks: how many blocks the model coded, and how many are packed or stored without it.
         files: items of which the source file was kept whole.
-        ideal_bits: −log₂ p of everything that the model coded, from `log_probs`, exact.
+        ideal_bits: −log₂ p of everything that the model coded, exact in the arithmetic that coded it.
         coded_bits: what that took in its blocks.
         xz_bytes: xz (preset 6) of all raw symbols in one stream: the alternative without a model.
         break_even: items from which on the archive with its model is smaller than xz, or None.
@@ -103,24 +95,26 @@ def compress(
     data: Dataset,
     path: str | Path,
     *,
-    embed: bytes | None,
-    model_sha: str,
+    embed: bool = True,
     force: bool = False,
     originals: Mapping[str, Path] | None = None,
     block_items: int | None = None,
     verify: bool = True,
+    threads: int | None = None,
+    coder: Coder | None = None,
     progress: Progress | None = None,
 ) -> Report:
     """Write every item of `data` to the archive `path`, coded with p(x) of `chain`.
 
     Args:
-        embed: the model as bytes to put into the archive, or None to refer to it.
-        model_sha: the identity of the model, 64 hexadecimal digits: `load_chain` is given it when decoding.
+        embed: put the model into the archive; without it the archive needs the same chain to be decoded.
         force: replace an existing file.
         originals: the source file of an image by its name. It is kept whole when it is no larger than the
             coded pixels, or when a picture of the pixels would not show the same.
         block_items: most lanes of a block; by default a function of the data alone.
         verify: decode the written archive and compare, before it gets its name.
+        threads: blocks coded at a time, PyTorch's number by default; the bytes do not depend on it.
+        coder: another one than `coder_of(chain)`.
         progress: called with (what, symbols done, symbols in all, estimated seconds left).
 
     Raises:
@@ -130,28 +124,27 @@ def compress(
         >>> from chainrule.chains.uniform import Uniform
         >>> data = Dataset(np.arange(32, dtype=np.uint8).reshape(2, 4, 4, 1), 256, "image", ("0", "1"))
         >>> path = getfixture("tmp_path") / "two.chain"
-        >>> report = compress(Uniform(256), data, path, embed=None, model_sha="0" * 64)
-        >>> [(name, x.shape) for name, x, _ in decompress(path, lambda model, sha: Uniform(256))]
+        >>> report = compress(Uniform(256), data, path)
+        >>> [(name, x.shape) for name, x, _ in decompress(path)]
         [('0', (4, 4, 1)), ('1', (4, 4, 1))]
     """
     started = time.monotonic()
     check_data(chain, data)
     originals = originals if originals and data.kind == "image" else {}  # a text is its file
-    header = header_of(
-        chain, data, embed or b"", model_sha, block_items, "files" if originals else layout(data)
-    )
-    source, ready = Source(data, header, originals), settled(chain)
+    coder, threads = coder or coder_of(chain), threads or torch.get_num_threads()
+    model = coder.model() if embed else b""
+    header = header_of(coder, data, model, block_items, "files" if originals else layout(data))
+    source = Source(data, header, originals)
     with atomic(path, force) as file:
-        with arithmetic(header):
-            items = source.items(chain.classes)
-            ideal = ideal_bits(ready, source, items, progress)
-            items = source.keep_smaller(items, ideal)
-            writer = Writer(file, header, embed or b"")
-            tally = write_blocks(ready, source, items, ideal, writer, progress)
-            total = writer.finish()
+        items = source.items(coder.classes)
+        blocks = Blocks(coder, source, threads, progress)
+        items = source.keep_smaller(items, blocks.ideal(items)) if originals else items
+        writer = Writer(file, header, model)
+        tally = blocks.write(items, writer)
+        total = writer.finish()
         if verify:
             file.flush()
-            check_written(file.name, ready, progress)
+            check_written(file.name, coder, threads, progress)
     return account(source, items, tally, total, writer.fixed, time.monotonic() - started)
 
 
@@ -175,28 +168,25 @@ def layout(data: Dataset) -> str:
     return "array" if data.kind != "text" and data.event is not None and numbered else "files"
 
 
-def header_of(
-    chain: Chain, data: Dataset, embed: bytes, model_sha: str, block_items: int | None, layout: str
-) -> Header:
-    """What holds for the whole archive. How it is cut into blocks and lanes follows from the data alone."""
+def header_of(coder: Coder, data: Dataset, model: bytes, block_items: int | None, layout: str) -> Header:
+    """What holds for the whole archive. How it is cut into blocks and lanes follows from data and model alone."""
     from chainrule import __version__
 
-    cut = chain.event is None and any(len(shape) == 1 for shape in data.buckets)
-    largest = max(1, *map(math.prod, data.buckets))
-    lanes = TEXT_LANES if cut else max(1, min(LANES, LOGITS // (largest * chain.symbols)))
+    cut = coder.event is None and any(len(shape) == 1 for shape in data.buckets)
+    lanes = TEXT_LANES if cut else coder.most_lanes(max(1, *map(math.prod, data.buckets)))
     return Header(
         kind=data.kind,
-        symbols=chain.symbols,
+        symbols=coder.symbols,
         layout=layout,
         dtype=dtype_of(data),
         source=data.source.encode("utf-8", "replace").decode(),
         block_items=block_items or lanes,
         lane=LANE if cut else 0,
-        model_sha256=model_sha,
-        model_bytes=len(embed),
-        model_crc32=zlib.crc32(embed),
-        environment=environment(),
-        arithmetic=ARITHMETIC,
+        model_sha256=coder.identity(),
+        model_bytes=len(model),
+        model_crc32=zlib.crc32(model),
+        environment=coder.environment,
+        arithmetic=coder.arithmetic,
         coder=CODER,
         writer=f"chainrule {__version__}",
     )
@@ -296,28 +286,6 @@ def shows_the_same(path: Path, event: np.ndarray) -> bool:
     return not beyond and upright and pixels.shape[:2] == event.shape[:2] and bool((pixels == event).all())
 
 
-def ideal_bits(chain: Chain, source: Source, items: list[Item], progress: Progress | None) -> np.ndarray:
-    """−log₂ p (N,) of the items that the model may code, cut into the lanes in which it will."""
-    bits = np.zeros(len(items))
-    todo = [i for i, item in enumerate(items) if item.form != FILE]
-    meter = Meter(progress, "score", sum(items[i].size for i in todo))
-    for index in groups(items, todo, source.header):
-        lanes = Lanes([items[i] for i in index], source.header)
-        if lanes.steps:
-            x = lanes.gather([source.symbols(i) for i in index])
-            log_p = chain.log_probs(lanes.shaped(x), lanes.context(chain)).reshape(x.shape).numpy()
-            if np.isnan(log_p).any():
-                raise ChainruleError(
-                    f"the model gives {items[index[0]].name} the probability NaN: fit it anew"
-                )
-            inside = np.arange(lanes.steps) < lanes.length[:, None]
-            bits[index] = np.bincount(lanes.owner, -np.where(inside, log_p, 0).sum(1), len(index)) / math.log(
-                2
-            )
-        meter.add(sum(items[i].size for i in index))
-    return bits
-
-
 def groups(items: list[Item], todo: Sequence[int], header: Header) -> Iterator[list[int]]:
     """The items of each block: of one shape, or texts by falling length, as many as lanes allow; or files."""
     kinds: dict[tuple[Any, ...], list[int]] = {}
@@ -361,25 +329,64 @@ class Tally:
     ideal: float = 0.0
 
 
-def write_blocks(chain, source, items, ideal, writer, progress) -> Tally:
-    """Code every block and append it."""
-    tally, meter = Tally(), Meter(progress, "compress", sum(item.size for item in items))
-    for index in groups(items, range(len(items)), source.header):
-        members = [items[i] for i in index]
+class Blocks:
+    """Codes the blocks of an archive, several at a time; a block that was coded is not coded again."""
+
+    def __init__(self, coder: Coder, source: Source, threads: int, progress: Progress | None):
+        self.coder, self.source, self.progress = coder, source, progress
+        self.threads = threads if coder.parallel else 1
+        self.coded: dict[tuple[int, ...], tuple[bytes, np.ndarray]] = {}
+
+    def ideal(self, items: list[Item]) -> np.ndarray:
+        """−log₂ p (N,) of the items that the model may code, cut into the lanes in which it will."""
+        bits = np.zeros(len(items))
+        todo = [i for i, item in enumerate(items) if item.form != FILE]
+        meter = Meter(self.progress, "score", sum(items[i].size for i in todo))
+        blocks = list(groups(items, todo, self.source.header))
+        code = partial(self.code, items, meter)
+        for index, found in zip(blocks, in_threads(code, blocks, self.threads), strict=True):
+            self.coded[tuple(index)] = found
+            bits[index] = found[1]
+        return bits
+
+    def code(self, items: list[Item], meter: Meter, index: list[int]) -> tuple[bytes, np.ndarray]:
+        """(the stream, −log₂ p of each item) of a block."""
+        size = sum(items[i].size for i in index)
+        if tuple(index) in self.coded:
+            meter.add(size)
+            return self.coded[tuple(index)]
+        lanes = Lanes([items[i] for i in index], self.source.header)
+        symbols = lanes.gather([self.source.symbols(i) for i in index])
+        stream, bits = self.coder.encode(lanes, symbols, meter.add) if lanes.steps else (b"", np.zeros(0))
+        return stream, lanes.totals(bits)
+
+    def write(self, items: list[Item], writer: Writer) -> Tally:
+        """Code every block and append it: with the model where that is shorter."""
+        meter, tally = Meter(self.progress, "compress", sum(item.size for item in items)), Tally()
+        blocks = list(groups(items, range(len(items)), self.source.header))
+        pack = partial(self.pack, items, meter)
+        for index, found in zip(blocks, in_threads(pack, blocks, self.threads), strict=True):
+            coding, payload, sha256, ideal = found
+            tally.blocks[coding] += 1
+            tally.bytes[coding] += writer.add(coding, payload, [items[i] for i in index], sha256)
+            tally.ideal += ideal
+        return tally
+
+    def pack(self, items: list[Item], meter: Meter, index: list[int]) -> tuple[str, bytes, str, float]:
+        """(coding, bytes, hash, −log₂ p of what the model coded) of a block."""
+        members, ideal = [items[i] for i in index], 0.0
         whole = members[0].form == FILE
-        arrays = [] if whole else [source.symbols(i) for i in index]
-        parts = [source.original(item) for item in members] if whole else [x.tobytes() for x in arrays]
+        if whole:
+            parts = [self.source.original(item) for item in members]
+            meter.add(sum(item.size for item in members))
+        else:
+            parts = [self.source.symbols(i).tobytes() for i in index]
         coding, payload = without_model(b"".join(parts), len(members))
-        bits = float(ideal[index].sum())
-        if not whole and bits < 8 * len(payload):  # otherwise coding would be lost time
-            coded = encode(chain, Lanes(members, source.header), arrays, meter)
-            if len(coded) < len(payload):
-                coding, payload = MODEL, coded
-                tally.ideal += bits
-        tally.blocks[coding] += 1
-        tally.bytes[coding] += writer.add(coding, payload, members, digest(source.header, members, parts))
-        meter.at(sum(item.size for item in members))
-    return tally
+        if not whole:
+            stream, bits = self.code(items, meter, index)
+            if len(stream) < len(payload):
+                coding, payload, ideal = MODEL, stream, float(bits.sum())
+        return coding, payload, digest(self.source.header, members, parts), ideal
 
 
 def without_model(raw: bytes, items: int) -> tuple[str, bytes]:
@@ -388,10 +395,10 @@ def without_model(raw: bytes, items: int) -> tuple[str, bytes]:
     return (STORED, raw) if items <= len(raw) <= len(packed) else (LZMA, packed)
 
 
-def check_written(path: str, chain: Chain, progress: Progress | None) -> None:
+def check_written(path: str, coder: Coder, threads: int, progress: Progress | None) -> None:
     """Decode all of an archive: every block is compared with the hash of what went in."""
     with Archive(path) as archive:
-        for _ in decoded(archive, lambda model, sha: chain, None, progress, "verify"):
+        for _ in decoded(archive, lambda archive: coder, None, threads, progress, "verify"):
             pass
 
 

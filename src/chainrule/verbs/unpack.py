@@ -4,46 +4,52 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Callable, Collection, Iterator, Sequence
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 import numpy as np
+import torch
 
 from chainrule import archive as container
 from chainrule.archive import FILE, MODEL, Archive, Header, Item, Progress, atomic, check_free, digest
+from chainrule.engine.strict import in_threads
 from chainrule.errors import ChainruleError
 from chainrule.model import Chain
-from chainrule.verbs.blocks import Lanes, Meter, arithmetic, check_arithmetic, decode, settled, symbol_type
+from chainrule.verbs.coders import Coder, coder_for
+from chainrule.verbs.lanes import Lanes, Meter, symbol_type
 
-LoadChain = Callable[[bytes | None, str], Chain]  # (the embedded model or None, its SHA-256) -> the chain
+LoadCoder = Callable[[Archive], Coder]
 
 
 def decompress(
     path: str | Path,
-    load_chain: LoadChain,
+    chain: Chain | None = None,
     *,
     only: Collection[str] | None = None,
+    threads: int | None = None,
     progress: Progress | None = None,
 ) -> Iterator[tuple[str, np.ndarray, int | None]]:
     """Yield (name, symbols, class or None) of every item; a file that was kept whole is its bytes (n,) uint8.
 
     Args:
-        load_chain: gives the chain for (the embedded model or None, its SHA-256), or raises `ChainruleError`
-            when it has another one. It is called when the first block is decoded that needs it.
+        chain: the model, for an archive that does not hold it.
         only: names of the items wanted; blocks without any of them are not touched.
+        threads: blocks decoded at a time, PyTorch's number by default.
 
     Raises:
         ChainruleError: the archive is damaged, needs another machine, or the model is another one.
     """
     with Archive(path) as archive:
-        for item, array in decoded(archive, load_chain, only, progress):
+        for item, array in decoded(archive, partial(coder_for, chain=chain), only, threads, progress):
             yield item.name, array, item.context
 
 
 def decoded(
     archive: Archive,
-    load_chain: LoadChain,
+    load: LoadCoder,
     only: Collection[str] | None,
+    threads: int | None,
     progress: Progress | None,
     what: str = "decompress",
 ) -> Iterator[tuple[Item, np.ndarray]]:
@@ -56,43 +62,43 @@ def decoded(
         )
     todo = [n for n, block in enumerate(archive.blocks) if any(item.name in wanted for item in block.items)]
     meter = Meter(progress, what, sum(item.size for n in todo for item in archive.blocks[n].items))
-    chain = None
-    for n in todo:
-        block = archive.blocks[n]
-        if block.coding == MODEL:
-            chain = chain or chain_for(archive, load_chain)
-            arrays = decode_block(archive, n, chain, meter)
-        else:
-            arrays = [
-                to_array(item, raw, archive.header)
-                for item, raw in zip(block.items, archive.raw(n), strict=True)
-            ]
-        meter.at(sum(item.size for item in block.items))
-        yield from (pair for pair in zip(block.items, arrays, strict=True) if pair[0].name in wanted)
+    coder = load(archive) if any(archive.blocks[n].coding == MODEL for n in todo) else None
+    threads = 1 if coder is None or not coder.parallel else threads or torch.get_num_threads()
+    payloads = ((n, archive.payload(n)) for n in todo)  # read by one thread: the file has one position
+    for n, arrays in zip(
+        todo, in_threads(partial(unpack, archive, coder, meter), payloads, threads), strict=True
+    ):
+        pairs = zip(archive.blocks[n].items, arrays, strict=True)
+        yield from (pair for pair in pairs if pair[0].name in wanted)
 
 
-def chain_for(archive: Archive, load_chain: LoadChain) -> Chain:
-    """The chain that an archive needs, checked as far as that is possible without decoding."""
-    check_arithmetic(archive)
-    chain = load_chain(archive.model(), archive.header.model_sha256)
-    if chain.symbols != archive.header.symbols:
-        raise ChainruleError(
-            f"{archive.path} has {archive.header.symbols} symbols, the model {chain.symbols}: it is another"
-        )
-    return settled(chain)
+def unpack(
+    archive: Archive, coder: Coder | None, meter: Meter, numbered: tuple[int, bytes]
+) -> list[np.ndarray]:
+    """The items of a block."""
+    number, payload = numbered
+    block = archive.blocks[number]
+    if block.coding == MODEL and coder is not None:
+        return decode_block(archive, number, payload, coder, meter)
+    meter.add(sum(item.size for item in block.items))
+    parts = archive.raw(number, payload)
+    return [to_array(item, raw, archive.header) for item, raw in zip(block.items, parts, strict=True)]
 
 
-def decode_block(archive: Archive, number: int, chain: Chain, meter: Meter) -> list[np.ndarray]:
+def decode_block(
+    archive: Archive, number: int, payload: bytes, coder: Coder, meter: Meter
+) -> list[np.ndarray]:
     """The items of a block that the model coded, compared with their hash."""
-    block, payload = archive.blocks[number], archive.payload(number)
+    block = archive.blocks[number]
     where = f"block {number + 1} of {len(archive.blocks)} of {archive.path}"
     shape = block.items[0].shape
-    if chain.event is not None and shape != tuple(chain.event):
-        raise ChainruleError(f"{where} has items of shape {shape}, the model takes {tuple(chain.event)}")
+    if coder.event is not None and shape != tuple(coder.event):
+        raise ChainruleError(f"{where} has items of shape {shape}, the model takes {tuple(coder.event)}")
+    dtype = symbol_type(archive.header)
     try:
-        with arithmetic(archive.header):
-            lanes = Lanes(block.items, archive.header)
-            arrays = decode(chain, lanes, payload, symbol_type(archive.header), meter)
+        lanes = Lanes(block.items, archive.header)
+        symbols = coder.decode(lanes, payload, meter.add) if lanes.steps else np.zeros((len(lanes.owner), 0))
+        arrays = lanes.scatter(symbols, dtype)
     except Exception as error:  # what a model does with shapes that are not its own is not for us to list
         reason = " ".join(str(error).split())[:160]
         raise ChainruleError(f"{where} cannot be decoded with this model: {reason}") from error
@@ -109,9 +115,10 @@ def to_array(item: Item, raw: bytes, header: Header) -> np.ndarray:
 
 def verify(
     path: str | Path,
-    load_chain: LoadChain | None = None,
+    chain: Chain | None = None,
     *,
     deep: bool = False,
+    threads: int | None = None,
     progress: Progress | None = None,
 ) -> int:
     """Check every checksum of an archive; with `deep` decode it all against its hashes. Gives its blocks.
@@ -119,12 +126,9 @@ def verify(
     Raises:
         ChainruleError: the first thing that is wrong.
     """
-    if deep and load_chain is None:
-        raise TypeError("to decode an archive, verify needs load_chain")
     blocks = container.verify(path, progress)
-    if deep and load_chain is not None:
-        for _ in decompress(path, load_chain, progress=progress):
-            pass
+    for _ in decompress(path, chain, threads=threads, progress=progress) if deep else ():
+        pass
     return blocks
 
 
@@ -134,10 +138,11 @@ def verify(
 def extract(
     path: str | Path,
     out_dir: str | Path,
-    load_chain: LoadChain,
+    chain: Chain | None = None,
     *,
     force: bool = False,
     only: Collection[str] | None = None,
+    threads: int | None = None,
     progress: Progress | None = None,
 ) -> list[Path]:
     """Write the items of an archive as files below `out_dir`; give their paths.
@@ -148,18 +153,18 @@ def extract(
     Raises:
         ChainruleError: as `decompress`, or a file exists and not `force`; then nothing is written.
     """
-    root = Path(out_dir)
+    root, load = Path(out_dir), partial(coder_for, chain=chain)
     with Archive(path) as archive:
         if archive.header.layout == "array":
             target = inside(root, f"{Path(path).stem}.npy")
             with atomic(target, force) as file:
-                write_array(file, archive, decoded(archive, load_chain, only, progress), only)
+                write_array(file, archive, decoded(archive, load, only, threads, progress), only)
             return [target]
         names = outputs(archive.items, archive.header)
         targets = {name: inside(root, names[name]) for name in names if only is None or name in only}
         for target in targets.values():
             check_free(target, force)
-        for item, array in decoded(archive, load_chain, only, progress):
+        for item, array in decoded(archive, load, only, threads, progress):
             with atomic(targets[item.name], force) as file:
                 write_item(file, item, array, archive.header)
         return list(targets.values())

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterator
+from itertools import pairwise
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from chainrule.engine import program_of
+from chainrule.engine.strict import Strict, in_threads
 from chainrule.errors import ChainruleError
 from chainrule.model import Chain, visit_order
 
+log = logging.getLogger("chainrule")
 Choose = Callable[[int, Tensor], Tensor]
 
 
@@ -26,12 +32,56 @@ def walk(
     """
     check_classes(chain, batch, context)
     chain.eval()
-    state, symbol = chain.start(batch, event, context), None
+    stepper = start(chain, event, batch, context)
     for position in visit_order(chain, event).tolist():
         with torch.inference_mode():
-            logits, state = chain.step(state, symbol)
-            symbol = choose(position, logits)
+            symbol = choose(position, stepper.logits())
+            stepper.tell(symbol)
         yield position, symbol
+
+
+class Stepper(Protocol):
+    """Gives the logits (B, K) of one position after the other, and is told what was chosen."""
+
+    def logits(self) -> Tensor: ...
+    def tell(self, symbols: Tensor) -> None: ...
+
+
+class Programmed:
+    """The step program of a chain, in the strict engine."""
+
+    def __init__(self, run: Strict):
+        self.run = run
+
+    def logits(self) -> Tensor:
+        return torch.from_numpy(self.run.logits())
+
+    def tell(self, symbols: Tensor) -> None:
+        self.run.tell(symbols.numpy())
+
+
+class Stepped:
+    """`chain.start` and `chain.step`: the way of a chain without a program."""
+
+    def __init__(self, chain: Chain, event: tuple[int, ...], batch: int, context: Tensor | None):
+        self.chain, self.state = chain, chain.start(batch, event, context)
+        self.symbol: Tensor | None = None
+
+    def logits(self) -> Tensor:
+        logits, self.state = self.chain.step(self.state, self.symbol)
+        return logits
+
+    def tell(self, symbols: Tensor) -> None:
+        self.symbol = symbols
+
+
+def start(chain: Chain, event: tuple[int, ...], batch: int, context: Tensor | None = None) -> Stepper:
+    """What walks along `chain`: the engine, or for a chain without a program its own steps."""
+    program = program_of(chain)
+    if program is None:
+        log.warning(f"{type(chain).__name__} states no step program: every symbol may take a full pass")
+        return Stepped(chain, event, batch, context)
+    return Programmed(Strict(program, event, batch, None if context is None else context.numpy()))
 
 
 def sample(
@@ -93,9 +143,38 @@ def complete(
 def fill(chain, x, known, context, temperature, top_p, seed, first, tick) -> np.ndarray:
     """Walk along (n, *event) events: given where `known` (*event), drawn elsewhere."""
     check_filter(temperature, top_p)
+    check_classes(chain, len(x), context)
+    chain.eval()
     flat, given = x.reshape(len(x), known.size), known.reshape(-1)
     streams = [uniform_stream(seed, first + i, known.size) for i in range(len(x))]
     uniforms = np.array(streams).reshape(flat.shape)
+    program = program_of(chain)
+    settings = temperature, top_p, tick
+    if program is None or not flat.size:
+        return fill_step_by_step(chain, x, flat, given, uniforms, context, *settings)
+
+    def part(lanes: slice) -> np.ndarray:
+        classes = None if context is None else context[lanes].numpy()
+        run = Strict(program, x.shape[1:], lanes.stop - lanes.start, classes)
+        listen = tell if lanes.start == 0 else None
+        return run.fill(flat[lanes], given, uniforms[lanes], temperature, top_p, listen)
+
+    done = 0
+
+    def tell(symbols: int) -> None:
+        nonlocal done
+        done += symbols // slices[0].stop
+        if tick is not None:
+            tick(done)
+
+    threads = min(torch.get_num_threads(), len(x))
+    edges = [len(x) * i // threads for i in range(threads + 1)]
+    slices = [slice(a, b) for a, b in pairwise(edges)]
+    return np.concatenate(list(in_threads(part, slices, threads))).astype(np.int64).reshape(x.shape)
+
+
+def fill_step_by_step(chain, x, flat, given, uniforms, context, temperature, top_p, tick) -> np.ndarray:
+    """As `fill`, for a chain without a program."""
 
     def choose(i: int, logits: Tensor) -> Tensor:
         if given[i]:
