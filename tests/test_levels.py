@@ -13,6 +13,7 @@ SOURCE = Path(str(importlib.resources.files("chainrule")))
 # Every file and folder below chainrule/ has a level. An import goes to a lower one.
 LEVELS = {
     "errors": -1,
+    "jit": -1,
     "data": 0,
     "coding": 0,
     "archive": 0,
@@ -44,7 +45,10 @@ PACKAGES = {
     "report",
 }  # folders whose files may import each other
 MODELS = {"chains", "codes"}  # folders whose files may not
-TOGETHER = {1: {("store", "model")}, 4: {("verbs", "models")}}  # what else goes on within a level
+TOGETHER = {
+    1: {("store", "model"), ("engine", "model")},
+    4: {("verbs", "models")},
+}  # what else goes on within a level
 EVERYONE_TOGETHER = {5}
 UNSAFE_MODULES = {
     "pickle",

@@ -98,9 +98,9 @@ class Strict:
         self._walk(kernels.PEEK, self._all_active(), self.t, self.t + 1, logits=out)
         return out
 
-    def tell(self, symbols: np.ndarray) -> None:
+    def tell(self, symbols: Any) -> None:
         """The symbols (lanes,) at this position; the walk goes on to the next one."""
-        self.context.symbols[: self.lanes, self.t] = symbols
+        self.context.symbols[: self.lanes, self.t] = np.asarray(symbols)
         self._walk(kernels.TELL, self._all_active(), self.t, self.t + 1)
         self.t += 1
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from chainrule.engine import program_of
+from chainrule.engine.device import Device
 from chainrule.engine.strict import Strict, in_threads
 from chainrule.errors import ChainruleError
 from chainrule.model import Chain, visit_order
@@ -48,16 +49,16 @@ class Stepper(Protocol):
 
 
 class Programmed:
-    """The step program of a chain, in the strict engine."""
+    """The step program of a chain, in one of the engine's executors."""
 
-    def __init__(self, run: Strict):
+    def __init__(self, run: Strict | Device):
         self.run = run
 
     def logits(self) -> Tensor:
-        return torch.from_numpy(self.run.logits())
+        return torch.as_tensor(self.run.logits())
 
     def tell(self, symbols: Tensor) -> None:
-        self.run.tell(symbols.numpy())
+        self.run.tell(symbols)
 
 
 class Stepped:
@@ -76,12 +77,20 @@ class Stepped:
 
 
 def start(chain: Chain, event: tuple[int, ...], batch: int, context: Tensor | None = None) -> Stepper:
-    """What walks along `chain`: the engine, or for a chain without a program its own steps."""
-    program = program_of(chain)
-    if program is None:
-        log.warning(f"{type(chain).__name__} states no step program: every symbol may take a full pass")
-        return Stepped(chain, event, batch, context)
-    return Programmed(Strict(program, event, batch, None if context is None else context.numpy()))
+    """What walks along `chain`: the strict engine; in float64 tensors; without a program the chain's own steps."""
+    if single(chain):
+        program = program_of(chain)
+        if program is not None:
+            return Programmed(Strict(program, event, batch, None if context is None else context.numpy()))
+    elif (program := program_of(chain, np.float64)) is not None:
+        return Programmed(Device(program, event, batch, context, dtype=torch.float64))
+    log.warning(f"{type(chain).__name__} states no step program: every symbol may take a full pass")
+    return Stepped(chain, event, batch, context)
+
+
+def single(chain: Chain) -> bool:
+    """Whether the chain computes in single precision, as the strict engine does."""
+    return all(p.dtype == torch.float32 for p in chain.parameters())
 
 
 def sample(
@@ -148,7 +157,7 @@ def fill(chain, x, known, context, temperature, top_p, seed, first, tick) -> np.
     flat, given = x.reshape(len(x), known.size), known.reshape(-1)
     streams = [uniform_stream(seed, first + i, known.size) for i in range(len(x))]
     uniforms = np.array(streams).reshape(flat.shape)
-    program = program_of(chain)
+    program = program_of(chain) if single(chain) else None
     settings = temperature, top_p, tick
     if program is None or not flat.size:
         return fill_step_by_step(chain, x, flat, given, uniforms, context, *settings)
