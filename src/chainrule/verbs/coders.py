@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import logging
 import math
 import platform
 from abc import ABC, abstractmethod
@@ -18,16 +17,15 @@ from torch import Tensor
 
 from chainrule import engine, store
 from chainrule.archive import Archive
-from chainrule.coding import TOTAL, Decoder, Encoder, frequencies
+from chainrule.coding import Decoder, Encoder, frequencies
 from chainrule.engine.strict import ARITHMETIC as STRICT
 from chainrule.engine.strict import Strict
 from chainrule.errors import ChainruleError
-from chainrule.model import Chain
+from chainrule.model import Chain, pick
 from chainrule.models import TABLE, parse_model
 from chainrule.verbs.lanes import Lanes
-from chainrule.verbs.walk import walk
+from chainrule.verbs.walk import tell_slow, walk
 
-log = logging.getLogger("chainrule")
 NATIVE, CODER = "native", "range24"
 CACHE = (
     1 << 18
@@ -133,12 +131,10 @@ class NativeCoder(Coder):
     def encode(self, lanes: Lanes, symbols: np.ndarray, tick: Tick) -> tuple[bytes, np.ndarray]:
         encoder, bits = Encoder(), np.zeros(len(lanes.owner))
 
-        def put(i: int, table: np.ndarray) -> np.ndarray:
-            chosen = symbols[: len(table), i]
-            encoder.put(table, chosen)
-            bits[: len(table)] += [
-                math.log2(TOTAL / f) for f in table[np.arange(len(table)), chosen].tolist()
-            ]
+        def put(i: int, logits: Tensor) -> np.ndarray:
+            chosen = symbols[: len(logits), i]
+            encoder.put(frequencies(logits.numpy()), chosen)
+            bits[: len(logits)] -= pick(logits, torch.from_numpy(chosen)).numpy() / math.log(2)
             return chosen
 
         self._walk(lanes, put, tick)
@@ -147,29 +143,27 @@ class NativeCoder(Coder):
     def decode(self, lanes: Lanes, stream: bytes, tick: Tick) -> np.ndarray:
         decoder, flat = Decoder(stream), np.zeros((len(lanes.owner), lanes.steps), np.int64)
 
-        def get(i: int, table: np.ndarray) -> np.ndarray:
-            flat[: len(table), i] = decoder.get(table)
-            return flat[: len(table), i]
+        def get(i: int, logits: Tensor) -> np.ndarray:
+            flat[: len(logits), i] = decoder.get(frequencies(logits.numpy()))
+            return flat[: len(logits), i]
 
         self._walk(lanes, get, tick)
         return flat
 
-    def _walk(self, lanes: Lanes, choose: Callable[[int, np.ndarray], np.ndarray], tick: Tick) -> None:
-        """Walk along the chain; symbols = choose(position, frequencies (active lanes, K))."""
+    def _walk(self, lanes: Lanes, choose: Callable[[int, Tensor], np.ndarray], tick: Tick) -> None:
+        """Walk along the chain; symbols = choose(position, logits (active lanes, K))."""
 
-        def pick(i: int, logits: Tensor) -> Tensor:
+        def some(i: int, logits: Tensor) -> Tensor:
             active = int(lanes.active[i])
             symbols = torch.zeros(len(lanes.owner), dtype=torch.int64)
-            symbols[:active] = torch.from_numpy(
-                choose(i, frequencies(logits[:active].numpy())).astype(np.int64)
-            )
+            symbols[:active] = torch.from_numpy(choose(i, logits[:active]).astype(np.int64))
             tick(active)
             return symbols
 
         context = lanes.context(self.classes)
         classes = None if context is None else torch.from_numpy(context)
         with with_threads(self.threads):
-            for _ in walk(self.chain, pick, lanes.event, len(lanes.owner), classes):
+            for _ in walk(self.chain, some, lanes.event, len(lanes.owner), classes):
                 pass
 
 
@@ -178,10 +172,7 @@ def coder_of(chain: Chain) -> Coder:
     program = engine.program_of(chain)
     if program is not None:
         return StrictCoder(program, chain.event)
-    log.warning(
-        f"{type(chain).__name__} states no step program: every symbol takes a full pass, and only this machine "
-        "can decode the archive"
-    )
+    tell_slow(type(chain).__name__)
     return NativeCoder(chain)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterator
+from functools import cache
 from itertools import pairwise
 from typing import Protocol
 
@@ -84,8 +85,16 @@ def start(chain: Chain, event: tuple[int, ...], batch: int, context: Tensor | No
             return Programmed(Strict(program, event, batch, None if context is None else context.numpy()))
     elif (program := program_of(chain, np.float64)) is not None:
         return Programmed(Device(program, event, batch, context, dtype=torch.float64))
-    log.warning(f"{type(chain).__name__} states no step program: every symbol may take a full pass")
+    tell_slow(type(chain).__name__)
     return Stepped(chain, event, batch, context)
+
+
+@cache
+def tell_slow(name: str) -> None:
+    """Tell the log, once for each class."""
+    log.warning(
+        f"{name} states no step program: every symbol may take a full pass, and archives are this machine's"
+    )
 
 
 def single(chain: Chain) -> bool:
