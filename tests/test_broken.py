@@ -39,6 +39,7 @@ from contracts import (
     check_store,
     check_sums_to_one,
     check_walk,
+    everything_before,
     randomised,
 )
 
@@ -593,7 +594,15 @@ def test_a_hash_that_leaves_out_the_weights_is_caught(monkeypatch):
 
 
 def gated(event=(5, 5, 1), **settings):
-    options = {**GatedPixelCNN.SIZES["tiny"], "symbols": 3, "channels": event[-1], **settings}
+    """Without memory and copies, which would hide a convolution that sees too little."""
+    options = {
+        **GatedPixelCNN.SIZES["tiny"],
+        "memory": 0,
+        "copies": 0,
+        "symbols": 3,
+        "channels": event[-1],
+        **settings,
+    }
     return randomised(GatedPixelCNN(**options), event)
 
 
@@ -652,6 +661,55 @@ def test_a_gated_pixelcnn_with_kernels_that_reach_ahead_is_caught(monkeypatch):
         check_causality(chain, (5, 5, 1), sees)
 
 
+def sum_with_itself(x, dim):
+    return x.cumsum(dim)
+
+
+def sum_without_itself_by_difference(x, dim):
+    return x.cumsum(dim) - x
+
+
+def sum_of_all(x, dim):
+    return x.sum(dim, keepdim=True).expand_as(x)
+
+
+before_each = gated_pixelcnn.before_each
+SUMS = [
+    (sum_with_itself, "leaks into"),
+    (sum_without_itself_by_difference, "leaks into"),  # x + y - y is not x in floating point
+    (sum_of_all, "leaks into"),
+    (lambda x, dim: torch.zeros_like(x), "must reach"),
+]
+
+
+@pytest.mark.parametrize("event", [(9, 9, 1), (9, 9, 3)])
+@pytest.mark.parametrize(("broken", "message"), SUMS)
+def test_a_memory_that_sums_too_much_or_too_little_is_caught(monkeypatch, broken, message, event):
+    chain = gated(event, memory=3)
+    check_causality(chain, event, everything_before)
+    monkeypatch.setattr(gated_pixelcnn, "before_each", broken)
+    with pytest.raises(AssertionError, match=message):
+        check_causality(chain, event, everything_before)
+
+
+COPIES = [
+    (lambda x, n: x.unsqueeze(-1).expand(*x.shape, n), "leaks into"),
+    (lambda x, n: neighbours(x.flip(-1), n), "must reach"),
+    (lambda x, n: torch.full((*x.shape, n), -1), "must reach"),
+]
+neighbours = gated_pixelcnn.neighbours
+
+
+@pytest.mark.parametrize(("broken", "message"), COPIES)
+def test_copies_from_the_wrong_place_are_caught(monkeypatch, broken, message):
+    event, options = (6, 5, 3), {"copies": 8, "layers": 1, "kernel": 1, "first_kernel": 1}
+    chain = gated(event, **options)
+    check_causality(chain, event, sees)
+    monkeypatch.setattr(gated_pixelcnn, "neighbours", broken)
+    with pytest.raises(AssertionError, match=message):
+        check_causality(chain, event, sees)
+
+
 def test_a_gated_pixelcnn_without_the_link_has_a_blind_spot():
     chain = gated()
     with torch.no_grad():
@@ -681,7 +739,7 @@ def test_a_gated_pixelcnn_with_confused_channels_is_caught(monkeypatch, event):
 
 def test_a_gated_pixelcnn_that_pads_with_a_level_is_caught(monkeypatch):
     event = (9, 9, 1)
-    chain = gated(event, position=False, width=8, head=16)
+    chain = gated(event, position=False, width=8, head=16, mix=16)
     with torch.no_grad():
         for name, p in chain.named_parameters():
             if name.endswith(".bias"):

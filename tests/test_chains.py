@@ -14,7 +14,7 @@ import torch
 
 from chainrule import complete, sample, store
 from chainrule.chains import CHAINS
-from chainrule.chains.gated_pixelcnn import GatedPixelCNN
+from chainrule.chains.gated_pixelcnn import NEIGHBOURS, GatedPixelCNN
 from chainrule.codes import CODES
 from chainrule.data import Dataset
 from chainrule.errors import ChainruleError
@@ -53,15 +53,23 @@ WIDE = {
 
 
 def neighbourhood(chain, event):
-    """What a Gated PixelCNN sees: rows above in reach of its kernels, pixels to the left, channels before."""
+    """What a Gated PixelCNN sees: rows above in reach of its kernels, pixels to the left, channels before.
+
+    With a memory it sees everything before.
+    """
     options = chain.args
+    if options["memory"]:
+        return everything_before(chain, event)
     wide = options["first_kernel"] // 2 + options["layers"] * (options["kernel"] // 2)  # to either side
     deep = wide + 1  # rows, and pixels to the left: the input is shifted by one
     row, column, channel = np.indices(event).reshape(3, -1)
     up, left = row[:, None] - row[None], column[:, None] - column[None]
     above = (up >= 1) & (up <= deep) & (abs(left) <= wide)
     beside = (up == 0) & (left >= 1) & (left <= deep)
-    return above | beside | ((up == 0) & (left == 0) & (channel[:, None] > channel[None]))
+    own, copied = channel[:, None] - channel[None], np.zeros_like(above)
+    for r, c in NEIGHBOURS[: options["copies"]]:
+        copied |= (up == r) & (left == c) & (own == 0)
+    return above | beside | copied | ((up == 0) & (left == 0) & (own > 0))
 
 
 def nothing(chain, event):
@@ -71,7 +79,7 @@ def nothing(chain, event):
 
 REACH = {"uniform": nothing, "gated-pixelcnn": neighbourhood}  # the others: everything before
 PLAIN = {
-    "gated-pixelcnn": {"position": False, "width": 8, "head": 16}
+    "gated-pixelcnn": {"position": False, "width": 8, "head": 16, "mix": 16}
 }  # settings in which only padding can tell a border
 UNTRAINED = {"uniform"}  # chains without parameters
 
@@ -252,9 +260,27 @@ def test_a_chain_says_what_it_is(name):
 
 @pytest.mark.parametrize(("kernel", "first_kernel", "layers"), [(3, 7, 1), (5, 3, 2), (1, 5, 2), (3, 1, 3)])
 def test_gated_pixelcnn_sees_exactly_the_reach_of_its_kernels(kernel, first_kernel, layers):
-    settings = {"kernel": kernel, "first_kernel": first_kernel, "layers": layers}
+    settings = {"kernel": kernel, "first_kernel": first_kernel, "layers": layers, "memory": 0, "copies": 0}
     chain = randomised(tiny("gated-pixelcnn", "image", (9, 11, 1), 3, **settings), (9, 11, 1))
     check_causality(chain, (9, 11, 1), neighbourhood)
+
+
+PARTS = [{"memory": 0, "copies": 8}, {"memory": 0, "copies": 0}, {"mix": 0}, {"embedding": 0}, {"copies": 8}]
+
+
+@pytest.mark.parametrize("settings", PARTS, ids=str)
+@pytest.mark.parametrize("event", [(5, 6, 1), (4, 3, 3)])
+def test_gated_pixelcnn_without_what_it_has_beyond_the_paper(event, settings):
+    chain = randomised(tiny("gated-pixelcnn", "image", event, 3, classes=2, **settings), event)
+    check_causality(chain, event, neighbourhood)
+    check_gradients(chain, event)
+    check_store(chain.float(), event, CHAINS)
+
+
+@pytest.mark.parametrize("option", ["mix", "embedding", "memory", "copies"])
+def test_gated_pixelcnn_refuses_less_than_nothing(option):
+    with pytest.raises(ChainruleError, match=f"{option} is -1: take 0 for none"):
+        GatedPixelCNN(**{option: -1})
 
 
 @pytest.mark.parametrize("option", ["kernel", "first_kernel"])
