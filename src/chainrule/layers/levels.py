@@ -87,7 +87,9 @@ def cosines(count: int) -> np.ndarray:
     table = np.where(2 * quarter <= count, cosine, sine * low)
     m = np.outer(2 * np.arange(count) + 1, np.arange(count)) % (4 * count)
     m = np.minimum(m, 4 * count - m)  # cos is even, and odd about π/2
-    return np.where(m <= count, table[np.minimum(m, count)], -table[np.maximum(2 * count - m, 0).clip(max=count)])
+    return np.where(
+        m <= count, table[np.minimum(m, count)], -table[np.maximum(2 * count - m, 0).clip(max=count)]
+    )
 
 
 def in_order(terms: np.ndarray) -> np.ndarray:
