@@ -171,8 +171,9 @@ class GatedPixelCNN(Chain):
         b, _, height, width = levels.shape
         planes = [levels, torch.ones_like(levels[:, :1])]
         if self.position:
-            rows = torch.linspace(-1, 1, height).to(weight).view(1, 1, -1, 1).expand(b, 1, height, width)
-            columns = torch.linspace(-1, 1, width).to(weight).view(1, 1, 1, -1).expand(b, 1, height, width)
+            like: dict = {"dtype": weight.dtype, "device": weight.device}
+            rows = torch.linspace(-1, 1, height, **like).view(1, 1, -1, 1).expand(b, 1, height, width)
+            columns = torch.linspace(-1, 1, width, **like).view(1, 1, 1, -1).expand(b, 1, height, width)
             planes += [rows, columns]
         if len(self.exact):
             planes.append(of_all(self.exact, x).permute(0, 3, 1, 2))

@@ -95,8 +95,9 @@ class Device:
             if column == 0 == row:
                 if frame:
                     self._wipe()
-                for r in range(self.dims[1]):
-                    self._run("frame", frame, r, range(self.dims[2]))
+                for op in self.program.sections["frame"]:  # it may read rows below
+                    for r in range(self.dims[1]):
+                        self._run_op(op, frame, r, range(self.dims[2]))
             if column == 0:
                 self._run("row", frame, row, range(self.dims[2]))
             self._run("pixel", frame, row, [column])
@@ -124,12 +125,13 @@ class Device:
 
     def _run(self, clock: str, frame: int, row: int, columns: Sequence[int]) -> None:
         for op in self.program.sections[clock]:
-            every = self.program.values[op.output].every
-            for column in columns if row % every == 0 else ():
-                if column % every == 0:
-                    self._slot(Read(op.output), frame, row, column)[...] = self._compute(
-                        op, frame, row, column
-                    )
+            self._run_op(op, frame, row, columns)
+
+    def _run_op(self, op: Op, frame: int, row: int, columns: Sequence[int]) -> None:
+        every = self.program.values[op.output].every
+        for column in columns if row % every == 0 else ():
+            if column % every == 0:
+                self._slot(Read(op.output), frame, row, column)[...] = self._compute(op, frame, row, column)
 
     def _slot(self, read: Read, frame: int, row: int, column: int) -> Tensor:
         """The value (lanes, width) at the place of a read."""
@@ -175,7 +177,7 @@ class Device:
         places = [
             2 * at / max(count - 1, 1) - 1 for at, count in zip((row, column), self.dims[1:], strict=True)
         ]
-        return torch.tensor(places).to(self.values[op.output])
+        return torch.tensor(places, dtype=torch.float64).to(self.values[op.output])
 
     def _embed(self, op: Op, table: Tensor, frame: int, row: int, column: int) -> Tensor:
         f, r, c, channel, outside = op.numbers

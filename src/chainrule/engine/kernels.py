@@ -352,9 +352,9 @@ def embed(tables, context, memory, o, rows, lane, frame, row, column, y, ldy, n)
 
 
 @inlined
-def run_section(tables, context, memory, group, section, rows, lane, frame, row, begin, end, spots, moved):
-    """All operations of a clock in a row, from column `begin` to `end`: at once where they can."""
-    for i in range(tables.starts[section], tables.starts[section + 1]):
+def run_ops(tables, context, memory, group, one, after, rows, lane, frame, row, begin, end, spots, moved):
+    """The operations from `one` to `after` in a row, from column `begin` to `end`: at once where they can."""
+    for i in range(one, after):
         every = tables.ops[i, at.EVERY]
         if every > 1 and row % every != 0:
             continue
@@ -405,12 +405,17 @@ def run_clocks(tables, context, memory, group, rows, lane, t, after, spots, move
         else:
             due = section - CHANNEL == channel
         if due and after == (section == CHANNEL + dims[CHANNELS]):
-            for r in range(first, last):
-                if section < PIXEL:
-                    find_rows(tables, frame, r)
-                run_section(
-                    tables, context, memory, group, section, rows, lane, frame, r, begin, end, spots, moved
-                )
+            start, stop = tables.starts[section], tables.starts[section + 1]
+            apart = section == FRAME  # each operation in all rows before the next: it may read rows below
+            for i in range(stop - start if apart else 1):
+                one, end_op = (start + i, start + i + 1) if apart else (start, stop)
+                for r in range(first, last):
+                    if section < PIXEL:
+                        find_rows(tables, frame, r)
+                    run_ops(
+                        *(tables, context, memory, group, one, end_op),
+                        *(rows, lane, frame, r, begin, end, spots, moved),
+                    )
     return find(tables, tables.logits[channel], column) + group
 
 

@@ -145,7 +145,7 @@ def extent(value, reads, dims, line, cached) -> tuple[int, int, int, int, int, i
         return 1, 1, 1, 0, 0, -1
     if value.clock == "frame" or before:
         return before + 1, height + up + down, width + back + ahead, up, back, -1
-    if line and value.clock != "row":
+    if line and value.clock != "row" and not up:
         ring = 1 << back.bit_length()
         return 1, 1, ring, 0, 0, ring - 1
     return 1, up + 1, width + back + ahead, 0, back, -1
@@ -165,7 +165,7 @@ class Lowering:
         """A row of the table of reads; gives its number."""
         store = self.stores[read.value]
         line = self.lanes * store.line
-        single = store.columns == 1 and store.mask == -1
+        single = store.frames == store.rows == store.columns == 1 and store.mask == -1
         self.reads.append(
             [
                 *(store.base + read.first, store.half),

@@ -32,8 +32,10 @@ import numpy as np
 from chainrule.errors import ChainruleError
 
 FORMAT = 1
+DIVERGED = "did training diverge? Fit it anew with a lower --lr"
 AXES = ("grid", "line")
-MOST_SYMBOLS, MOST_CHANNELS, MOST_OPS, MOST_WIDTH, MOST_AWAY = 1 << 16, 64, 1 << 15, 1 << 20, 1 << 16
+MOST_SYMBOLS, MOST_CHANNELS, MOST_OPS, MOST_WIDTH, MOST_AWAY = 1 << 16, 64, 1 << 14, 1 << 20, 1 << 16
+MOST_READS, MOST_TEXT = 1 << 16, 1 << 22
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,7 @@ OPS: dict[str, tuple[int | None, int, int, str]] = {
     ),
 }
 
+ELEMENTWISE = ("add", "multiply", "relu", "elu", "tanh", "sigmoid", "exp", "gelu", "cell", "hidden")
 FULL, LOCAL, STRIDED, FIXED = range(4)  # patterns of attention: see `Builder.attend`
 
 
@@ -140,7 +143,10 @@ class Program:
     @cached_property
     def sections(self) -> dict[str, list[Op]]:
         """The operations by clock, in the order in which the clocks of a pixel tick."""
-        return {clock: [op for op in self.ops if self.clock(op) == clock] for clock in clocks(self.channels)}
+        found: dict[str, list[Op]] = {clock: [] for clock in clocks(self.channels)}
+        for op in self.ops:
+            found[self.clock(op)].append(op)
+        return found
 
     def clock(self, op: Op) -> str:
         """When an operation runs: when its output is to be written."""
@@ -223,25 +229,34 @@ def validate(program: Program) -> Program:
         ChainruleError: the first thing that is wrong. A program may come from a file: nothing is trusted.
     """
     check_facts(program)
-    names = clocks(program.channels)
+    numbers = {id(op): number for number, op in enumerate(program.ops)}
     written: set[int] = set()
-    for clock in names:
-        for op in program.sections[clock]:
-            where = f"operation {program.ops.index(op)} ({op.kind})"
-            check_op(program, op, where)
+    for clock, ops in program.sections.items():
+        for op in ops:
+            where = f"operation {numbers[id(op)]} ({op.kind})"
             for read in op.reads:
                 check_read(program, read, clock, written, where)
+            check_op(program, op, where)
             require(op.output not in written, f"{where} writes v{op.output}, which is written already")
             written.add(op.output)
+        if clock.startswith("channel"):
+            check_logits(program, int(clock.split()[1]), written)
     require(len(written) == len(program.values), "some value is never written")
-    for channel, read in enumerate(program.logits):
-        where = f"the logits of channel {channel}"
-        require(read.width == program.symbols, f"{where} are {read.width}, the symbols {program.symbols}")
-        before = names[: names.index(f"channel {channel}") + 1]
-        ready = {op.output for op in program.ops if program.clock(op) in before}
-        require(read.here and program.values[read.value].every == 1, f"{where} are not those of the place")
-        check_read(program, read, f"channel {channel}", ready, where)
+    caches = {read.value for op in program.ops if op.kind == "attend" for read in op.reads[1:]}
+    for read in program.reads():
+        require(
+            read.value not in caches or read.here,
+            f"{read_text(read, program)} is read, and v{read.value} is attended to: attend to a copy",
+        )
     return program
+
+
+def check_logits(program: Program, channel: int, written: set[int]) -> None:
+    """The logits of a channel stand at its place when it is due."""
+    read, where = program.logits[channel], f"the logits of channel {channel}"
+    require(read.width == program.symbols, f"{where} are {read.width}, the symbols {program.symbols}")
+    check_read(program, read, f"channel {channel}", written, where)
+    require(read.here and program.values[read.value].every == 1, f"{where} are not those of the place")
 
 
 def require(condition: bool, message: str) -> None:
@@ -260,39 +275,47 @@ def check_facts(program: Program) -> None:
     ):
         within(getattr(program, name), low, high, name)
     require(len(program.ops) <= MOST_OPS, f"it has {len(program.ops)} operations, {MOST_OPS} are allowed")
+    require(len(program.values) == len(program.ops), "it has not one operation a value")
+    reads = sum(len(op.reads) for op in program.ops)
+    require(reads <= MOST_READS, f"it has {reads} reads, {MOST_READS} are allowed")
     require(len(program.logits) == program.channels, "it has not one reading of logits a channel")
     names = clocks(program.channels)
     for value in program.values:
         within(value.width, 1, MOST_WIDTH, "the width of a value")
-        require(value.clock in names, f"there is no clock {value.clock!r}")
+        require(value.clock in names, f"there is no clock {value.clock[:40]!r}")
         require(value.every in (1, 2, 4, 8), f"a value stands at every {value.every} rows: take 1, 2, 4 or 8")
         require(value.every == 1 or value.clock in names[2:4], "only rows and pixels can be skipped")
         require(not value.carried or (value.every == 1 and value.clock not in names[:3]), "a row is carried")
     for op in program.ops:
         within(op.output, 0, len(program.values) - 1, "the output of an operation")
+        require(op.kind in OPS, f"there is no operation {op.kind[:40]!r}")
     used = {name for op in program.ops for name in op.weights}
     require(used == program.weights.keys(), "the weights are not those that the operations name")
+    for name, array in program.weights.items():
+        require(array.ndim in (1, 2), f"the weights {name[:40]!r} have shape {array.shape}")
+        require(bool(np.isfinite(array).all()), f"the weights {name[:40]!r} are not numbers: {DIVERGED}")
 
 
 def within(number: Any, low: int, high: int, what: str) -> None:
     good = isinstance(number, int) and not isinstance(number, bool) and low <= number <= high
-    require(good, f"{what} is {str(number)[:20]}, it must be {low} to {high}")
+    require(good, f"{what} is {repr(number)[:20]}, it must be {low} to {high}")
 
 
 def check_op(program: Program, op: Op, where: str) -> None:
     """Numbers of reads and weights, and their shapes."""
-    require(op.kind in OPS, f"there is no operation {op.kind!r}")
     reads, weights, numbers, _ = OPS[op.kind]
     require(reads in (None, len(op.reads)), f"{where} has {len(op.reads)} reads")
     require(weights == len(op.weights), f"{where} has {len(op.weights)} weights")
     require(numbers == len(op.numbers), f"{where} has {len(op.numbers)} numbers")
     value = program.values[op.output]
     for name in op.weights:
-        require(name in program.weights, f"{where} has no weights {name!r}")
+        require(name in program.weights, f"{where} has no weights {name[:40]!r}")
     shapes = [program.weights[name].shape for name in op.weights]
     wanted = SHAPES[op.kind](program, op, value.width, [read.width for read in op.reads])
     require(wanted is not None, f"{where}: its reads do not fit its output of {value.width}")
     require(shapes == wanted, f"{where}: its weights have shapes {shapes}, not {wanted}")
+    itself = any(read.value == op.output and read.here for read in op.reads)
+    require(not itself or op.kind in ELEMENTWISE, f"{where} reads v{op.output} while it writes it")
 
 
 def _same(count):
@@ -491,11 +514,11 @@ def parse(data: bytes, origin: str = "the program") -> Program:
 
     try:
         size = int.from_bytes(data[:8], "little")
-        if size > min(1 << 24, len(data) - 8):
+        if size > min(MOST_TEXT, len(data) - 8):
             raise ValueError(f"its header claims {size} bytes of {len(data)}")
         header = json.loads(json.loads(data[8 : 8 + size])["__metadata__"]["program"])
         if header["format"] != FORMAT:
-            raise ChainruleError(f"{origin} has format {header['format']}, this version reads {FORMAT}")
+            raise ValueError(f"format {header['format']}, this version reads {FORMAT}")
         program = of_json(header, dict(safetensors.numpy.load(data)))
         if any(array.dtype != np.float32 for array in program.weights.values()):
             raise ValueError("its weights are not all float32")

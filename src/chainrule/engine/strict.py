@@ -100,9 +100,18 @@ class Strict:
 
     def tell(self, symbols: Any) -> None:
         """The symbols (lanes,) at this position; the walk goes on to the next one."""
-        self.context.symbols[: self.lanes, self.t] = np.asarray(symbols)
+        self.context.symbols[: self.lanes, self.t] = self._known(np.asarray(symbols))
         self._walk(kernels.TELL, self._all_active(), self.t, self.t + 1)
         self.t += 1
+
+    def _known(self, symbols: np.ndarray) -> np.ndarray:
+        """The symbols, if there is a row in every table for each."""
+        most = self.program.symbols - 1
+        if symbols.size and not 0 <= symbols.min() <= symbols.max() <= most:
+            raise ChainruleError(
+                f"symbols {symbols.min()} to {symbols.max()} were given, the model has 0 to {most}"
+            )
+        return symbols
 
     def copy(self) -> Strict:
         """A branch point: both go on from here on their own."""
@@ -126,6 +135,7 @@ class Strict:
 
         `uniforms` (lanes, N) in (0, 1] are what they are drawn with.
         """
+        self._known(symbols[:, known])
         self.context.symbols[: self.lanes] = symbols
         settings = np.array([temperature, top_p])
         self._walk_all(
@@ -140,7 +150,7 @@ class Strict:
 
         Of step t the first active[t] lanes are coded.
         """
-        self.context.symbols[: self.lanes] = symbols
+        self.context.symbols[: self.lanes] = self._known(symbols)
         state, bits = new_encoder(), np.zeros(self.lanes)
         words = np.zeros(int(active.sum()) + 4, np.uint32)
         self._walk_all(kernels.ENCODE, active, tick, state=state, words=words, bits=bits)
