@@ -20,6 +20,9 @@ import torch
 from scipy import stats
 
 from chainrule import complete, sample, store, walk
+from chainrule.engine import program_of
+from chainrule.engine.device import Device
+from chainrule.engine.strict import Strict
 from chainrule.model import visit_order
 from chainrule.train import Plan, Training
 
@@ -316,6 +319,67 @@ def check_branches(chain, event, batch=2):
                     atol=1e-9,
                     err_msg="a branch disturbs another",
                 )
+
+
+# ---- the step program -------------------------------------------------------------------------------------
+
+
+def executed(run, x):
+    """The logits (B, N, K) that an executor gives along the events x."""
+    flat, met = x.reshape(len(x), -1).numpy(), []
+    for t in range(flat.shape[1]):
+        met.append(np.asarray(run.logits()).copy())
+        run.tell(flat[:, t])
+    return np.stack(met, 1)
+
+
+def check_engine(chain, event):
+    """The step program of a chain gives its parallel logits, in both executors, and its codes can be decoded.
+
+    Device in float64: to 1e-9. Strict in float32: to what single precision allows, and with the same bits at
+    two batch sizes, in any groups, and twice in a row. Streams of random events have the size that p says.
+    """
+    double = copy.deepcopy(chain).double().eval()
+    for batch in (1, 3):
+        x, context = events(chain, event, batch, seed=batch), mixed(chain, batch)
+        agree(executed(device(double, event, batch, context), x), double, x, context)
+    single = copy.deepcopy(chain).float().eval()
+    x, context = events(chain, event, 5), mixed(chain, 5)
+    parallel = both(single, x, context).numpy()
+    found = executed(strict(single, event, 5, context), x)
+    scale = max(1.0, abs(parallel).max())
+    np.testing.assert_allclose(
+        found, parallel, rtol=1e-4, atol=1e-5 * scale, err_msg="the program says otherwise"
+    )
+    for first, last, group in [(0, 5, None), (0, 5, 2), (2, 4, None), (4, 5, 1)]:
+        part = None if context is None else context[first:last]
+        again = executed(strict(single, event, last - first, part, group), x[first:last])
+        assert (again == found[first:last]).all(), "other bits in another batch, or the second time"
+    check_coding(single, event)
+
+
+def check_coding(chain, event, lanes=7):
+    """decode(encode(x)) = x for random, constant and drawn events, in no more bytes than −log₂ p and a few."""
+    context, size = mixed(chain, lanes), math.prod(event)
+    drawn = torch.from_numpy(sample(chain, lanes, event, context))
+    for x in (events(chain, event, lanes), torch.zeros(lanes, *event, dtype=torch.long), drawn):
+        flat, active = x.reshape(lanes, size).numpy(), np.full(size, lanes)
+        stream, bits = strict(chain, event, lanes, context).encode(flat, active)
+        decoded = strict(chain, event, lanes, context, 2).decode(stream, active)
+        assert (decoded == flat).all(), "what is decoded is not what was encoded"
+        with torch.no_grad():
+            ideal = -chain.double().log_prob(x, context).numpy() / math.log(2)
+        chain.float()
+        np.testing.assert_allclose(bits, ideal, rtol=1e-4, atol=1e-4 * size, err_msg="bits are not −log₂ p")
+        assert 8 * len(stream) <= bits.sum() + 16 + 0.01 * lanes * size, "the stream is longer than −log₂ p"
+
+
+def strict(chain, event, lanes, context, group=None):
+    return Strict(program_of(chain), event, lanes, None if context is None else context.numpy(), group=group)
+
+
+def device(chain, event, lanes, context):
+    return Device(program_of(chain, np.float64), event, lanes, context, dtype=torch.float64)
 
 
 # ---- samples and completions ------------------------------------------------------------------------------

@@ -25,7 +25,9 @@ from contracts import (
     check_branches,
     check_causality,
     check_classes,
+    check_coding,
     check_complete,
+    check_engine,
     check_extremes,
     check_gradients,
     check_greedy,
@@ -372,6 +374,62 @@ class BuiltFromAnAttribute(Good):
         return self.gain * super().hidden(flat)
 
 
+class Programmed(Good):
+    """Stated as a step program, too: each symbol from the two before it."""
+
+    def __init__(self, symbols: int = 3, width: int = 4, classes: int = 2):
+        super().__init__(symbols, 2, width, classes)
+
+    def program(self, p, far=-2, near=-1, bias=1, flip=False):
+        taps = self.mix.weight.permute(2, 1, 0)  # (2, in, out): the place further away first
+        first = p.dense(self.from_symbol(p, far), weight=taps[0], bias=self.mix.bias * bias)
+        h = p.dense(self.from_symbol(p, near), weight=taps[1], onto=first)
+        if self.condition is not None:
+            table = self.condition.weight
+            h = p.add(h, p.one_of_classes(table.flip(0) if flip else table))
+        return [p.dense(p.pointwise("tanh", h), weight=self.out.weight.T, bias=self.out.bias)]
+
+    def from_symbol(self, p, columns):
+        return p.embed(self.embed.weight, columns=columns, outside=self.symbols, clock="pixel")
+
+
+class ProgramReadsTheWrongColumn(Programmed):
+    def program(self, p):
+        return super().program(p, far=-3)
+
+
+class ProgramForgetsABias(Programmed):
+    def program(self, p):
+        return super().program(p, bias=0)
+
+
+class ProgramTakesAnotherClass(Programmed):
+    def program(self, p):
+        return super().program(p, flip=True)
+
+
+class ProgramPadsWithALevel(Programmed):
+    def from_symbol(self, p, columns):
+        return p.embed(self.embed.weight, columns=columns, outside=0, clock="pixel")
+
+
+class ProgramInSinglePrecision(Programmed):
+    def program(self, p):
+        p.dtype = np.float32
+        return super().program(p)
+
+
+class ProgramRemembersTheLastEvent(Programmed):
+    """What was built into the last program leaks into the next."""
+
+    events = 0.0
+
+    def program(self, p):
+        self.events += 0.01
+        (logits,) = super().program(p)
+        return [p.add(logits, p.constant(np.arange(self.symbols) * self.events))]
+
+
 class SecretBuffer(Good):
     """Something else than arguments and weights decides what it says."""
 
@@ -478,6 +536,12 @@ def test_a_good_chain_passes_for_images_padding_files_and_seeds():
     check_built_alike(Good)
 
 
+@pytest.mark.parametrize("classes", [0, 2])
+def test_a_good_program_passes(classes):
+    for event in (TEXT, (3, 4), (1,)):
+        check_engine(ready(Programmed, event, classes=classes), event)
+
+
 def test_every_check_is_tried_on_something_broken():
     checks = {name for name in vars(contracts) if name.startswith("check_")}
     tried = {getattr(check, "func", check).__name__ for check, *_ in [*BROKEN, *SAMPLERS, *COMPLETERS]}
@@ -512,6 +576,13 @@ BROKEN = [
     (check_walk, StateInTheModule, {}, TEXT),
     (check_walk, StepForgetsTheClass, {"classes": 2}, TEXT),
     (check_walk, StepInSinglePrecision, {}, TEXT),
+    (check_engine, ProgramReadsTheWrongColumn, {}, TEXT),
+    (check_engine, ProgramForgetsABias, {}, TEXT),
+    (check_engine, ProgramTakesAnotherClass, {}, TEXT),
+    (check_engine, ProgramPadsWithALevel, {}, TEXT),
+    (check_engine, ProgramInSinglePrecision, {}, TEXT),
+    (check_engine, ProgramRemembersTheLastEvent, {}, TEXT),
+    (check_coding, ProgramForgetsABias, {}, TEXT),
     (check_branches, StateThatCannotBranch, {}, (8,)),
     (check_walk, StateThatCannotBranch, {}, (8,)),
     (check_gradients, UnusedParameter, {}, TEXT),

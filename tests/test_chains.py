@@ -23,6 +23,7 @@ from contracts import (
     check_causality,
     check_classes,
     check_complete,
+    check_engine,
     check_extremes,
     check_gradients,
     check_items_are_independent,
@@ -181,6 +182,13 @@ def test_every_class_has_its_own_conditionals(name, kind, event, symbols, classe
 @every({**WIDE, "image": [((3, 5, 1), 4), ((2, 3, 3), 3)]})
 def test_the_walk_meets_the_parallel_logits(name, kind, event, symbols, classes):
     check_walk(randomised(tiny(name, kind, event, symbols, classes), event), event)
+
+
+@every({**WIDE, "image": [((3, 5, 1), 4), ((2, 3, 3), 3), ((5, 1, 1), 2), ((1, 1, 3), 2)]})
+def test_the_step_program_gives_the_parallel_logits_and_codes_with_them(name, kind, event, symbols, classes):
+    chain = randomised(tiny(name, kind, event, symbols, classes), event)
+    if hasattr(chain, "program"):
+        check_engine(chain, event)
 
 
 @every(SOME)

@@ -443,7 +443,7 @@ def test_a_decoder_that_runs_past_its_stream_is_an_error(length):
     table = np.array([[TOTAL // 2, TOTAL // 2]], np.int32)
     decoder, count = Decoder(bytes(length)), 0
     message = "the coded stream is damaged: no symbol has this code"
-    with pytest.raises(ChainruleError, match=message):  # noqa: PT012: how many come before it is not fixed
+    with pytest.raises(ChainruleError, match=message):  # noqa: PT012  how many come before it is not fixed
         for _ in range(8 * length + 129):
             decoder.get(table)
             count += 1

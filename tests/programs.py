@@ -1,0 +1,220 @@
+"""Random step programs, over all operations and clocks, for the tests of the engine."""
+
+import random
+
+import numpy as np
+from hypothesis import strategies as st
+
+from chainrule.engine import Builder
+from chainrule.engine.program import clocks, is_known, symbol_is_known
+
+ONE = ("relu", "elu", "tanh", "sigmoid", "exp", "gelu")
+KINDS = (
+    *ONE,
+    *("dense", "dense onto", "embed", "embed onto", "levels", "position", "select", "add", "multiply"),
+    *("gate", "norm", "attend", "concat", "constant", "class", "features", "lstm", "mlstm", "memory", "part"),
+    "copy",
+)
+
+
+class Writer:
+    """Adds one random operation after another to a program; only reads that are known are stated."""
+
+    def __init__(self, rng, axes, channels, symbols, classes, features):
+        self.rng, self.p = rng, Builder(symbols, channels, classes, features, axes)
+        self.clocks, self.weights = clocks(channels), np.random.default_rng(rng.randrange(1 << 30))
+        self.pool, self.cached, self.fixed = [self.p.constant(self.weight(5))], set(), set()
+
+    def weight(self, *shape):
+        return self.weights.normal(size=shape).astype(np.float32) / np.sqrt(shape[0])
+
+    def number(self, low, high):
+        return self.rng.randint(low, high)
+
+    def reading(self, clock, every=1, plain=False):
+        """A handle that an operation of this clock may read."""
+        ready = {x.read.value for x in self.pool}
+        for _ in range(20):
+            x = self.rng.choice(self.pool)
+            value = self.p._values[x.read.value]
+            here = value.carried or value.clock == "once" or plain or x.read.value in self.cached
+            frames = 0 if here else self.rng.choice([0, 0, 0, -1])
+            rows, columns = (0, 0) if here else (self.number(-2, 1), self.number(-3, 2))
+            if self.rng.random() < 0.1 and columns < 0:
+                columns *= 9
+            read = self.p.at(x, frames=frames, rows=rows, columns=columns).read
+            if value.carried or is_known(
+                read, value.clock, clock, x.read.value in ready and self.before(x, clock)
+            ):
+                if not read.here:
+                    self.fixed.add(read.value)
+                return self.p.at(x, frames=frames, rows=rows, columns=columns)
+        return self.pool[0]
+
+    def before(self, x, clock):
+        return self.clocks.index(self.p._values[x.read.value].clock) <= self.clocks.index(clock)
+
+    def resized(self, x, width, clock, every=1):
+        """A bounded vector of another width."""
+        x = self.p.dense(
+            x, weight=self.weight(x.width, width), bias=self.weight(width), clock=clock, every=every
+        )
+        return self.p.pointwise("tanh", x, clock=clock, every=every)
+
+    def add(self, kind):
+        clock = self.rng.choice(self.clocks)
+        every = self.rng.choice([1, 1, 2, 4]) if clock in ("row", "pixel") else 1
+        when = {"clock": clock, "every": every}
+        made = self.make(kind, clock, when)
+        if made is not None:
+            self.pool.append(made)
+
+    def make(self, kind, clock, when):
+        p, n = self.p, self.rng.choice([1, 2, 5, 16, 17, 33])
+        if kind == "constant":
+            return p.constant(self.weight(n), clock=clock)
+        if kind == "class":
+            return p.one_of_classes(self.weight(p.classes, n)) if p.classes else None
+        if kind == "features":
+            return p.given_features() if p.features else None
+        if kind == "levels":
+            return p.levels(0.5, -0.75)
+        if kind == "position":
+            return p.position(clock) if p.axes == "grid" and clock != "once" else None
+        if kind in ("embed", "embed onto"):
+            return self.embed(n, clock, when, kind == "embed onto")
+        if kind == "copy":
+            return self.copy(clock, when)
+        if kind == "memory":
+            return self.memory(n)
+        if kind == "lstm":
+            return self.lstm(n)
+        if kind == "mlstm":
+            return self.mlstm(n)
+        if kind == "attend":
+            return self.attend(n)
+        x = self.reading(clock)
+        if kind == "part":
+            first = self.number(0, x.width - 1)
+            return p.concat(x[first : self.number(first + 1, x.width)], **when)
+        if kind == "dense":
+            xs = [x, *(self.reading(clock) for _ in range(self.number(0, 3)))]
+            return self.bounded(
+                p.dense(*xs, weight=self.weight(sum(x.width for x in xs), n), bias=self.weight(n), **when),
+                when,
+            )
+        if kind == "dense onto":
+            y = self.reading(clock)
+            return self.bounded(p.dense(y, weight=self.weight(y.width, x.width), onto=x, **when), when)
+        if kind == "concat":
+            return p.concat(x, self.reading(clock), **when)
+        if kind == "norm":
+            return p.norm(x, self.weight(x.width), self.weight(x.width), **when)
+        if kind in ONE:
+            return p.pointwise(kind, self.resized(x, n, **when) if kind == "exp" else x, **when)
+        if kind == "gate":
+            return p.gate(self.resized(x, 2 * n, **when), **when)
+        if kind == "select":
+            xs = [p.dense(x, weight=self.weight(x.width, n), **when) for _ in range(self.rng.choice([4, 16]))]
+            return p.select(*xs, **when)
+        return getattr(p, kind)(x, self.resized(self.reading(clock), x.width, **when), **when)
+
+    def bounded(self, x, when):
+        return (
+            self.p.pointwise("tanh", x, **when)
+            if self.rng.random() < 0.5
+            else self.p.norm(x, self.weight(x.width), self.weight(x.width), **when)
+        )
+
+    def embed(self, n, clock, when, onto):
+        frames, rows = self.rng.choice([0, 0, -1]), self.number(-2, 0)
+        columns, channel = self.number(-3, 2), self.number(0, self.p.channels - 1)
+        if not symbol_is_known(clock, frames, rows, columns, channel):
+            return None
+        x = self.reading(clock) if onto else None
+        outside, k = self.number(-1, self.p.symbols), self.p.symbols
+        numbers = {"frames": frames, "rows": rows, "columns": columns, "channel": channel, "outside": outside}
+        return self.p.embed(self.weight(k + 1, x.width if onto else n), onto=x, **numbers, **when)
+
+    def copy(self, clock, when):
+        places = [
+            (self.number(-2, 0), self.number(-3, 2), self.number(0, self.p.channels - 1)) for _ in range(3)
+        ]
+        places = [place for place in places if symbol_is_known(clock, 0, *place)]
+        if not places:
+            return None
+        logits = self.resized(self.reading(clock), self.p.symbols, **when)
+        return self.p.copy(logits, self.resized(self.reading(clock), len(places), **when), places, **when)
+
+    def memory(self, n):
+        clock, carried = self.rng.choice(self.clocks[3:]), self.rng.random() < 0.5
+        memory = self.p.memory(n, clock, carried=carried)
+        before = memory if carried else self.p.at(memory, columns=-1)
+        x = self.resized(self.reading(clock), n, clock)
+        kept = self.p.multiply(before, self.p.constant(np.full(n, 0.7)), clock=clock)
+        return self.p.write(memory, self.p.add(kept, x, clock=clock))
+
+    def state(self, n):
+        carried = self.rng.random() < 0.5
+        return [self.p.memory(n, carried=carried) for _ in range(2)]
+
+    def lstm(self, n):
+        cell, hidden = self.state(n)
+        before = hidden if self.p._values[hidden.read.value].carried else self.p.at(hidden, columns=-1)
+        x = self.reading("pixel")
+        gates = self.p.dense(
+            x, before, weight=self.weight(x.width + n, 4 * n), bias=self.weight(4 * n), clock="pixel"
+        )
+        return self.p.lstm(gates, cell, hidden)
+
+    def mlstm(self, n):
+        x = self.resized(self.reading("pixel"), n, "pixel")
+        to = {"to_x": self.weight(n, n), "to_h": self.weight(n, n), "mixed": self.weight(n, 4 * n)}
+        direct = self.p.dense(x, weight=self.weight(n, 4 * n), clock="pixel")
+        return self.p.multiplicative_lstm(x, *self.state(n), direct=direct, **to)
+
+    def attend(self, n):
+        heads = self.rng.choice([h for h in (1, 2, 3, 4) if n % h == 0])
+        query = self.resized(self.reading("pixel"), n, "pixel")
+        keys, values = (self.resized(self.reading("pixel"), n, "pixel") for _ in range(2))
+        self.cached |= {keys.read.value, values.read.value}
+        how = self.rng.choice(["full", "local", "strided", "fixed"])
+        self.pool += [keys, values]
+        return self.p.attend(query, keys, values, heads, how, self.number(1, 5), self.number(0, 3))
+
+    def finish(self):
+        logits = []
+        for c in range(self.p.channels):
+            clock = f"channel {c}"
+            xs = [self.reading(clock) for _ in range(3)] + [
+                x for x in self.pool[-2:] if self.before(x, clock) and self.plain(x)
+            ]
+            logits.append(
+                self.p.dense(*xs, weight=self.weight(sum(x.width for x in xs), self.p.symbols), clock=clock)
+            )
+        return self.p.finish(logits)
+
+    def plain(self, x):
+        value = self.p._values[x.read.value]
+        return value.carried or is_known(x.read, value.clock, self.clocks[-2], True)
+
+
+EVENTS = {"grid": [(3, 4), (1, 1), (4, 1), (1, 5), (2, 3, 3), (3, 2, 2)], "line": [(7,), (1,), (2, 5)]}
+
+
+def random_case(seed, kinds=KINDS, most=12):
+    """(program, event), the same for the same seed."""
+    rng = random.Random(seed)
+    axes, channels = rng.choice(["grid", "grid", "line"]), rng.randint(1, 3)
+    classes, features = rng.choice([0, 2]), rng.choice([0, 3])
+    writer = Writer(rng, axes, channels, rng.choice([2, 3, 5]), classes, features)
+    for _ in range(rng.randint(1, most)):
+        writer.add(rng.choice(kinds))
+    event = rng.choice(EVENTS[axes])
+    event = (*event, channels) if axes == "grid" else (event[0] * channels, *event[1:])
+    return writer.finish(), event
+
+
+def seeds():
+    """What hypothesis draws: a program as an argument would be printed with all its weights."""
+    return st.integers(0, 2**32 - 1)

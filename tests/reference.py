@@ -1,0 +1,265 @@
+"""What step programs mean, in plain numpy: an interpreter that keeps everything and knows no layout.
+
+It fails on a read of what is not written yet and on a symbol that is not known yet. With `SINGLE` it computes
+every operation in float32 in the order of the strict executor, so its bits must be the same; with `DOUBLE` it
+computes the textbook's formulas in float64.
+"""
+
+from types import SimpleNamespace
+
+import numpy as np
+from scipy import special
+
+from chainrule.engine.program import FIXED, LOCAL, STRIDED, Op
+
+F = np.float32
+
+
+def exp32(x):
+    """Cephes' expf, clamped, an IEEE operation at a time."""
+    x = np.minimum(np.where(x > F(-87), x, F(-87)), F(88))
+    n = (x * F(1.44269504) + F(12582912)) - F(12582912)
+    r = (x - n * F(0.693359375)) - n * F(-2.12194440e-4)
+    p = F(1.9875691500e-4)
+    for c in (1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1):
+        p = p * r + F(c)
+    return ((p * r) * r + r + F(1)) * np.ldexp(F(1), n.astype(int)).astype(F)
+
+
+def sigmoid32(x):
+    return F(1) / (F(1) + exp32(-x))
+
+
+def tanh32(x):
+    return F(2) / (F(1) + exp32(-(x + x))) - F(1)
+
+
+def gated32(f, g):
+    f, g = np.maximum(f, F(-20)), np.maximum(g, F(-40))
+    a, b = exp32(-(f + f)), exp32(-g)
+    return (F(1) - a) / ((F(1) + a) * (F(1) + b))
+
+
+def gelu32(z):
+    return z * sigmoid32(F(1.5957691216) * (z + F(0.044715) * ((z * z) * z)))
+
+
+def in_order(terms):
+    """The sum of an array's columns one after another, as a column."""
+    total = np.zeros_like(terms[:, :1])
+    for i in range(terms.shape[1]):
+        total = total + terms[:, i : i + 1]
+    return total
+
+
+def dot32(x, y):
+    """Sixteen sums side by side, joined in halves."""
+    products = np.zeros((-(-len(x) // 16) * 16), F)
+    products[: len(x)] = x * y
+    sums = np.zeros(16, F)
+    for block in products.reshape(-1, 16):
+        sums = sums + block
+    while len(sums) > 1:
+        sums = sums[: len(sums) // 2] + sums[len(sums) // 2 :]
+    return sums[0]
+
+
+SINGLE = SimpleNamespace(
+    dtype=F, exp=exp32, sigmoid=sigmoid32, tanh=tanh32, gated=gated32, gelu=gelu32, dot=dot32
+)
+DOUBLE = SimpleNamespace(
+    dtype=np.float64,
+    exp=np.exp,
+    sigmoid=special.expit,
+    tanh=np.tanh,
+    gated=lambda f, g: np.tanh(f) * special.expit(g),
+    gelu=lambda x: 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))),
+    dot=np.dot,
+)
+
+
+class TooEarly(Exception):
+    """A program read what was not there yet."""
+
+
+class Reference:
+    """logits (lanes, N, K) of the program on given symbols (lanes, N)."""
+
+    def __init__(self, program, event, symbols, classes=None, features=None, math=SINGLE):
+        self.p, self.math, self.classes, self.features = program, math, classes, features
+        self.given, self.lanes = symbols, len(symbols)
+        self.F, self.H, self.W = program.geometry(event)
+        self.C = program.channels
+        self.symbols = np.full(symbols.shape, -1)
+        self.values = [self.room(value) for value in program.values]
+        self.weights = {k: w.astype(math.dtype) for k, w in program.weights.items()}
+
+    def room(self, value):
+        """Nothing is written; the state of a recurrence is zero."""
+        if value.carried:
+            return np.zeros((self.lanes, value.width), self.math.dtype)
+        places = (
+            (1, 1, 1)
+            if value.clock == "once"
+            else (self.F, -(-self.H // value.every), -(-self.W // value.every))
+        )
+        return np.full((*places, self.lanes, value.width), np.nan, self.math.dtype)
+
+    def run(self):
+        out = np.zeros((*self.given.shape, self.p.symbols), self.math.dtype)
+        rows, columns = range(self.H), range(self.W)
+        for f, r, c in np.ndindex(self.F, self.H, self.W):
+            if f == r == c == 0:
+                self.tick("once", 0, [0], [0])
+            if r == c == 0:
+                self.tick("frame", f, rows, columns)
+            if c == 0:
+                self.tick("row", f, [r], columns)
+            self.tick("pixel", f, [r], [c])
+            first = ((f * self.H + r) * self.W + c) * self.C
+            for channel in range(self.C):
+                self.tick(f"channel {channel}", f, [r], [c])
+                out[:, first + channel] = self.read(self.p.logits[channel], f, r, c)
+                self.symbols[:, first + channel] = self.given[:, first + channel]
+            self.tick("done", f, [r], [c])
+        return out
+
+    def tick(self, clock, f, rows, columns):
+        for op in self.p.ops:
+            value = self.p.values[op.output]
+            if value.clock != clock:
+                continue
+            for r in rows:
+                for c in columns:
+                    if r % value.every == c % value.every == 0:
+                        found = self.compute(op, f, r, c)
+                        assert found.dtype == self.math.dtype, op.kind
+                        assert found.shape == (self.lanes, value.width), op.kind
+                        if value.carried:
+                            self.values[op.output] = found
+                        elif value.clock == "once":
+                            self.values[op.output][0, 0, 0] = found
+                        else:
+                            self.values[op.output][f, r // value.every, c // value.every] = found
+
+    def read(self, read, f, r, c):
+        value, kept = self.p.values[read.value], self.values[read.value]
+        part = slice(read.first, read.first + read.width)
+        if value.carried:
+            return kept[:, part]
+        f, r, c = f + read.frames, r // value.every + read.rows, c // value.every + read.columns
+        if value.clock == "once":
+            f, r, c = 0, 0, 0
+        if min(f, r, c) < 0 or f >= kept.shape[0] or r >= kept.shape[1] or c >= kept.shape[2]:
+            return np.zeros((self.lanes, read.width), self.math.dtype)
+        if np.isnan(kept[f, r, c]).any():
+            raise TooEarly(read)
+        return kept[f, r, c][:, part]
+
+    def compute(self, op, f, r, c):
+        if op.kind == "select":
+            s = round(len(op.reads) ** 0.5)
+            return self.read(op.reads[r % s * s + c % s], f, r, c)
+        if op.kind == "attend":
+            return self.attend(op, f, r, c)
+        x, w, m = (
+            [self.read(read, f, r, c) for read in op.reads],
+            [self.weights[n] for n in op.weights],
+            self.math,
+        )
+        pixel = (f * self.H + r) * self.W + c
+        if op.kind == "constant":
+            return np.tile(w[0], (self.lanes, 1))
+        if op.kind in ("dense", "dense onto"):
+            y = np.tile(w[1], (self.lanes, 1)) if op.kind == "dense" else x.pop(0)
+            x = np.concatenate(x, 1)
+            for i in range(x.shape[1]):
+                y = y + x[:, i : i + 1] * w[0][i]
+            return y
+        if op.kind in ("embed", "embed onto"):
+            return (x[0] if x else m.dtype(0)) + self.look_up(op, w[0], f, r, c)
+        if op.kind == "copy onto":
+            return self.copy(op, *x, f, r, c)
+        if op.kind == "class":
+            return w[0][self.classes]
+        if op.kind == "levels":
+            levels = self.symbols[:, pixel * self.C : (pixel + 1) * self.C]
+            if (levels < 0).any():
+                raise TooEarly(op)
+            return levels.astype(m.dtype) * w[0][0] + w[0][1]
+        if op.kind == "position":
+            places = [
+                m.dtype(2) * m.dtype(i) / m.dtype(max(n - 1, 1)) - m.dtype(1)
+                for i, n in ((r, self.H), (c, self.W))
+            ]
+            return np.tile(np.array(places, m.dtype), (self.lanes, 1))
+        if op.kind == "features":
+            return self.features[:, pixel].astype(m.dtype)
+        if op.kind == "norm":
+            n = m.dtype(x[0].shape[1])
+            mean = in_order(x[0]) / n
+            scale = m.dtype(1) / np.sqrt(in_order((x[0] - mean) * (x[0] - mean)) / n + m.dtype(1e-5))
+            return ((x[0] - mean) * scale) * w[0] + w[1]
+        quarters = np.split(x[0], 4, 1) if op.kind in ("cell", "hidden") else None
+        return {
+            "concat": lambda: np.concatenate(x, 1),
+            "add": lambda: x[0] + x[1],
+            "multiply": lambda: x[0] * x[1],
+            "relu": lambda: np.maximum(x[0], m.dtype(0)),
+            "elu": lambda: np.where(x[0] > 0, x[0], m.exp(np.minimum(x[0], m.dtype(0))) - m.dtype(1)),
+            "tanh": lambda: m.tanh(x[0]),
+            "sigmoid": lambda: m.sigmoid(x[0]),
+            "exp": lambda: m.exp(x[0]),
+            "gelu": lambda: m.gelu(x[0]),
+            "gate": lambda: m.gated(*np.split(x[0], 2, 1)),
+            "cell": lambda: m.sigmoid(quarters[1]) * x[1] + m.gated(quarters[2], quarters[0]),
+            "hidden": lambda: m.gated(x[1], quarters[3]),
+        }[op.kind]()
+
+    def look_up(self, op, table, f, r, c):
+        frames, rows, columns, channel, outside = op.numbers
+        f, r, c = f + frames, r + rows, c + columns
+        if min(f, r, c) < 0 or c >= self.W:
+            row = table[outside] if outside >= 0 else np.zeros_like(table[0])
+            return np.tile(row, (self.lanes, 1))
+        symbol = self.symbols[:, ((f * self.H + r) * self.W + c) * self.C + channel]
+        if (symbol < 0).any():
+            raise TooEarly(op)
+        return table[symbol]
+
+    def copy(self, op, logits, gates, f, r, c):
+        logits = logits.copy()
+        for j, (rows, columns, channel) in enumerate(np.reshape(op.numbers, (-1, 3))):
+            eye = np.eye(self.p.symbols, dtype=bool)
+            where = self.look_up(Op("embed", 0, numbers=(0, rows, columns, channel, -1)), eye, f, r, c)
+            logits = np.where(where, logits + gates[:, j : j + 1], logits)
+        return logits
+
+    def attend(self, op, f, r, c):
+        heads, pattern, length, summary = op.numbers
+        now, m = (f * self.H + r) * self.W + c, self.math
+        seen = [
+            j
+            for j in range(now + 1)
+            if {
+                LOCAL: now - j < length,
+                STRIDED: (now - j) % length == 0,
+                FIXED: now // length == j // length or j % length >= length - summary,
+            }.get(pattern, True)
+        ]
+        q = self.read(op.reads[0], f, r, c)
+        k, v = (
+            np.stack([self.read(read, *np.unravel_index(j, (self.F, self.H, self.W))) for j in seen], 1)
+            for read in op.reads[1:]
+        )  # (lanes, T, n)
+        d, out = q.shape[1] // heads, np.zeros_like(q)
+        scale = m.dtype(1) / np.sqrt(m.dtype(d))
+        for lane, head in np.ndindex(self.lanes, heads):
+            part = slice(head * d, (head + 1) * d)
+            scores = np.array([m.dot(q[lane, part], key) * scale for key in k[lane, :, part]], m.dtype)
+            shares = m.exp(scores - scores.max())
+            y, total = np.zeros(d, m.dtype), m.dtype(0)
+            for share, value in zip(shares, v[lane, :, part], strict=True):
+                total, y = total + share, y + share * value
+            out[lane, part] = y / total
+        return out
