@@ -114,6 +114,10 @@ def fit(
     compile: Annotated[
         bool | None, typer.Option("--compile/--no-compile", help="torch.compile; by default when it pays.")
     ] = None,
+    bfloat16: Annotated[
+        bool | None,
+        typer.Option("--bfloat16/--no-bfloat16", help="Train in mixed precision, with --minutes."),
+    ] = None,
     seed: Seed = 0,
     threads: Threads = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the training in RUN.")] = False,
@@ -130,8 +134,8 @@ def fit(
     with console.training(json_) as listen:
         learn(
             data, model, out=out, minutes=minutes, steps=steps, size=size, settings=settings(set_), seed=seed,
-            conditional=conditional, holdout=holdout, batch=batch, lr=lr, compile=compile, resume=resume,
-            save_every=save_every, listen=listen,
+            conditional=conditional, holdout=holdout, batch=batch, lr=lr, compile=compile, bfloat16=bfloat16,
+            resume=resume, save_every=save_every, listen=listen,
         )  # fmt: skip
 
 

@@ -31,6 +31,8 @@ class Plan:
         clip: largest norm of the gradient of a step.
         compile: use torch.compile; None: try it when the budget is in minutes and long enough, keep the faster.
             A compiled training that is resumed goes on well, but not with the same bits.
+        bfloat16: compute the loss in bfloat16 where that loses little (weights and their averages stay in single
+            precision); only with a budget in minutes, and on a processor that multiplies such numbers itself.
     """
 
     minutes: float | None = None
@@ -42,6 +44,12 @@ class Plan:
     weight_decay: float = 0.01
     clip: float = 1.0
     compile: bool | None = None
+    bfloat16: bool = False
+
+    @property
+    def mixed(self) -> bool:
+        """Whether bfloat16 is used here."""
+        return self.bfloat16 and self.minutes is not None and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
     def done(self, step: int, seconds: float) -> float:
         """The share of the budget that is spent, 0..1."""
@@ -109,7 +117,8 @@ class Training:
         with torch.random.fork_rng(devices=[]):
             # For dropout; everyone else's numbers are kept.
             torch.manual_seed(((self.plan.seed << 32) + self.step) % (1 << 63))
-            loss = loss_of(*batch)
+            with torch.autocast("cpu", torch.bfloat16, enabled=self.plan.mixed):
+                loss = loss_of(*batch)
             self.optimizer.zero_grad()
             loss.backward()
         nn.utils.clip_grad_norm_(self.params.values(), self.plan.clip)

@@ -95,7 +95,7 @@ class GatedPixelCNN(Chain):
     }
     KINDS = ("image",)
     AXES = "grid"
-    TRAINING = {"batch": 16, "lr": 4e-3}
+    TRAINING = {"batch": 16, "lr": 4e-3, "bfloat16": True}
 
     def __init__(
         self,
@@ -254,7 +254,9 @@ class Memory(nn.Module):
 
     def forward(self, h: Tensor, x: Tensor) -> Tensor:
         """h (B, H, W, width), x (B, H, W, C) -> (B, H, W, out), at each pixel of the pixels before it."""
-        said = F.relu(self.say(h) + of_all(self.levels, x))
+        said = single(
+            F.relu(self.say(h) + of_all(self.levels, x))
+        )  # a long sum in bfloat16 would stop growing
         image, column, row = said.chunk(3, -1)  # (B, H, W, D)
         before = [
             before_each(image.flatten(1, 2), 1).view_as(image),
@@ -275,6 +277,11 @@ class Memory(nn.Module):
         for i, (total, earlier) in enumerate([(image, image), (column, above), (row, left)]):
             p.write(total, p.add(earlier, said[i * self.sums : (i + 1) * self.sums], clock="done"))
         return p.add(onto, read)
+
+
+def single(x: Tensor) -> Tensor:
+    """In single precision where mixed-precision training has made it less."""
+    return x.float() if x.dtype == torch.bfloat16 else x
 
 
 def before_each(x: Tensor, dim: int) -> Tensor:
@@ -338,13 +345,15 @@ class ChannelHead(nn.Module):
         a = [F.relu(mixed) for mixed in a]
         if len(self.mix):
             a = [F.relu(mix(known)) for mix, known in zip(self.mix, a, strict=True)]
-        weights = self.out.table().chunk(self.channels, -1)  # C × (K, top)
-        logits = torch.stack([a[c] @ weights[c].T + self.out_bias[c] for c in range(self.channels)], -2)
+        weights = single(self.out.table()).chunk(self.channels, -1)  # C × (K, top)
+        with torch.autocast("cpu", enabled=False):
+            a = [single(known) for known in a]
+            logits = torch.stack([a[c] @ weights[c].T + self.out_bias[c] for c in range(self.channels)], -2)
         if not len(self.copies):
             return logits
         gates = torch.stack([gate_of(known) for gate_of, known in zip(self.copies, a, strict=True)], -2)
         near = neighbours(x, gates.shape[-1])  # (B, H, W, C, copies)
-        return logits.scatter_add(-1, near.clamp(min=0), gates * (near >= 0))
+        return logits.scatter_add(-1, near.clamp(min=0), (gates * (near >= 0)).to(logits))
 
     def program(self, p, h):
         """The logits of each channel."""
@@ -373,13 +382,8 @@ class ChannelHead(nn.Module):
         """The logits of channel c with its gates added where the neighbours' levels are."""
         if not len(self.copies):
             return logits
-        to_gates, eye = self.copies[c], torch.eye(self.symbols)
-        gates = p.dense(a, weight=to_gates.weight.T, bias=to_gates.bias)
-        for j, (up, left) in enumerate(NEIGHBOURS[: gates.width]):
-            level = p.embed(eye, rows=-up, columns=-left, channel=c, clock=f"channel {c}")
-            everywhere = p.dense(gates[j : j + 1], weight=torch.ones(1, self.symbols))
-            logits = p.add(logits, p.multiply(everywhere, level))
-        return logits
+        gates = p.dense(a, weight=self.copies[c].weight.T, bias=self.copies[c].bias)
+        return p.copy(logits, gates, [(-up, -left, c) for up, left in NEIGHBOURS[: gates.width]])
 
 
 def neighbours(x: Tensor, n: int) -> Tensor:

@@ -136,6 +136,13 @@ class Builder:
         numbers = (frames, rows, columns, channel, outside)
         return self._op(kind, len(table[0]), reads, [table], numbers, **when)
 
+    def copy(
+        self, logits: Handle, gates: Handle, places: Sequence[tuple[int, int, int]], **when: Any
+    ) -> Handle:
+        """The logits (K,), with gate j added at the symbol at the j-th place (rows, columns, channel)."""
+        numbers = tuple(number for place in places for number in place)
+        return self._op("copy onto", logits.width, (logits, gates), (), numbers, **when)
+
     def one_of_classes(self, table: Any) -> Handle:
         """The row of `table` (classes, out) of the lane's class."""
         return self._op("class", len(table[0]), (), [table], clock="once")

@@ -160,6 +160,8 @@ class Device:
             return torch.cat(x, -1) @ w[0] + w[1]
         if op.kind == "dense onto":
             return x[0] + torch.cat(x[1:], -1) @ w[0]
+        if op.kind == "copy onto":
+            return self._copy(op, x[0], x[1], frame, row, column)
         if op.kind == "norm":
             return F.layer_norm(x[0], x[0].shape[-1:], w[0], w[1], 1e-5)
         if op.kind == "constant":
@@ -186,6 +188,15 @@ class Device:
             at = ((f * self.dims[1] + r) * self.dims[2] + c) * self.program.channels + channel
             return table[self.symbols[:, at]]
         return table[outside] if outside >= 0 else torch.zeros_like(table[0])
+
+    def _copy(self, op: Op, logits: Tensor, gates: Tensor, frame: int, row: int, column: int) -> Tensor:
+        logits = logits.clone()
+        for j, (rows, columns, channel) in enumerate(zip(*[iter(op.numbers)] * 3, strict=True)):
+            r, c = row + rows, column + columns
+            if r >= 0 and 0 <= c < self.dims[2]:
+                at = ((frame * self.dims[1] + r) * self.dims[2] + c) * self.program.channels + channel
+                logits.scatter_add_(1, self.symbols[:, at, None], gates[:, j, None])
+        return logits
 
     def _attend(self, op: Op, frame: int, row: int, column: int) -> Tensor:
         heads, pattern, length, summary = op.numbers

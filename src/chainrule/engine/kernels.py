@@ -33,7 +33,7 @@ FILL, COPY, DENSE, EMBED, CLASS = (CODES[k] for k in ("fill", "copy", "dense", "
 LEVELS, POSITION, FEATURES, SELECT = (CODES[k] for k in ("levels", "position", "features", "select"))
 ADD, MULTIPLY, RELU, ELU, TANH = (CODES[k] for k in ("add", "multiply", "relu", "elu", "tanh"))
 SIGMOID, EXP, GELU_, GATE = (CODES[k] for k in ("sigmoid", "exp", "gelu", "gate"))
-CELL, HIDDEN, NORM, ATTEND = (CODES[k] for k in ("cell", "hidden", "norm", "attend"))
+CELL, HIDDEN, NORM, ATTEND, POINT = (CODES[k] for k in ("cell", "hidden", "norm", "attend", "point"))
 ONCE, FRAME, ROW, PIXEL, CHANNEL = range(5)  # the clocks; then one more a channel, and "done"
 FRAMES, ROWS, COLUMNS, CHANNELS, SYMBOLS, LANES, SIZE = range(7)  # Tables.dims
 
@@ -293,6 +293,8 @@ def run(tables, context, memory, group, o, rows, lane, frame, row, column, spots
             pairwise(kind, memory, x + i * ldx, z + i * ldz, y + i * ldy, n)
     elif kind == EMBED:
         embed(tables, context, memory, o, rows, lane, frame, row, column, y, ldy, n)
+    elif kind == POINT:
+        point(tables, context, memory, o, rows, lane, frame, row, column, x, ldx, y, ldy)
     else:
         run_rare(tables, context, memory, group, o, rows, lane, frame, row, column, x, ldx, z, ldz, y, ldy)
 
@@ -349,6 +351,17 @@ def embed(tables, context, memory, o, rows, lane, frame, row, column, y, ldy, n)
             to, w = U(y + lane_of * ldy), U(ops[o, at.WEIGHT] + entry * width)
             for i in range(U(n)):
                 memory[to + i] += weights[w + i]
+
+
+@inlined
+def point(tables, context, memory, o, rows, lane, frame, row, column, x, ldx, y, ldy):
+    """y[the symbol at an earlier place] += x, one number."""
+    ops, dims = tables.ops, tables.dims
+    f, r, c = frame + ops[o, at.A], row + ops[o, at.B], column + ops[o, at.C]
+    if f >= 0 and r >= 0 and c >= 0 and c < dims[COLUMNS]:
+        where = ((f * dims[ROWS] + r) * dims[COLUMNS] + c) * dims[CHANNELS] + ops[o, at.D]
+        for i in range(rows):
+            memory[y + i * ldy + context.symbols[lane + i, where]] += memory[x + i * ldx]
 
 
 @inlined

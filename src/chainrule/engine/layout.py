@@ -9,7 +9,7 @@ lanes, width), with one stride. Widths are rounded up to 16 numbers, what a vect
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -22,7 +22,7 @@ LIMIT = 1 << 30  # numbers of float32 that the values of a group of lanes may ta
 
 KINDS = (
     "fill", "copy", "dense", "embed", "class", "levels", "position", "features", "select", "add", "multiply",
-    "relu", "elu", "tanh", "sigmoid", "exp", "gelu", "gate", "cell", "hidden", "norm", "attend",
+    "relu", "elu", "tanh", "sigmoid", "exp", "gelu", "gate", "cell", "hidden", "norm", "attend", "point",
 )  # fmt: skip
 CODES = {kind: code for code, kind in enumerate(KINDS)}
 
@@ -198,7 +198,7 @@ class Lowering:
     def is_whole(self, kind: str, reads: list[Read]) -> int:
         """Whether an operation can do a row in one go: all its reads advance by one place a column."""
         stores = [self.stores[read.value] for read in reads]
-        plain = kind not in ("embed", "levels", "position", "features", "select", "attend")
+        plain = kind not in ("embed", "point", "levels", "position", "features", "select", "attend")
         return int(plain and all(s.half == 0 and s.mask == -1 and s.columns > 1 for s in stores))
 
     def lower(self, op: Op) -> None:
@@ -216,6 +216,11 @@ class Lowering:
                 self.emit("copy", Read(op.output, first=first, width=read.width), [read])
         elif op.kind == "norm":
             self.emit("norm", out, op.reads, weight=self.keep(weights[0]), bias=self.keep(weights[1]))
+        elif op.kind == "copy onto":
+            self.emit("copy", out, op.reads[:1])
+            for j, (rows, columns, channel) in enumerate(zip(*[iter(op.numbers)] * 3, strict=True)):
+                gate = replace(op.reads[1], first=op.reads[1].first + j, width=1)
+                self.emit("point", out, [gate], b=rows, c=columns, d=channel)
         elif op.kind == "attend":
             a, b, c, d = op.numbers
             self.emit("attend", out, op.reads, a=a, b=b, c=c, d=d, e=self.scratch)

@@ -81,12 +81,18 @@ class Op:
 
 # The operations: how many reads, weights and numbers each has (None: any), and what it computes.
 #   x, y: the reads in order; W, b: the weights in order; n: the numbers in order; σ the logistic function
-OPS: dict[str, tuple[int | None, int, int, str]] = {
+OPS: dict[str, tuple[int | None, int, int | None, str]] = {
     "constant": (0, 1, 0, "b"),
     "dense": (None, 2, 0, "b + Σᵢ Wᵢ xᵢ, W (Σ widths, N) in rows, summed in that order"),
     "dense onto": (None, 1, 0, "x₀ + Σᵢ₌₁ Wᵢ xᵢ"),
     "embed": (0, 1, 5, "W[symbol], n: frames, rows, columns, channel, and the row of W for outside (-1: 0)"),
     "embed onto": (1, 1, 5, "x + W[symbol]"),
+    "copy onto": (
+        2,
+        0,
+        None,
+        "x, and yⱼ added at the symbol at (rows, columns, channel) = n₃ⱼ, n₃ⱼ₊₁, n₃ⱼ₊₂",
+    ),
     "class": (0, 1, 0, "W[class of the lane]"),
     "levels": (0, 1, 0, "symbol · W₀ + W₁ of all channels of the pixel, W (2,)"),
     "position": (0, 0, 0, "the row and the column, each from -1 to 1"),
@@ -306,7 +312,7 @@ def check_op(program: Program, op: Op, where: str) -> None:
     reads, weights, numbers, _ = OPS[op.kind]
     require(reads in (None, len(op.reads)), f"{where} has {len(op.reads)} reads")
     require(weights == len(op.weights), f"{where} has {len(op.weights)} weights")
-    require(numbers == len(op.numbers), f"{where} has {len(op.numbers)} numbers")
+    require(numbers in (None, len(op.numbers)), f"{where} has {len(op.numbers)} numbers")
     value = program.values[op.output]
     for name in op.weights:
         require(name in program.weights, f"{where} has no weights {name[:40]!r}")
@@ -347,6 +353,17 @@ def _embed(program, op, n, widths):
     table = program.weights[op.weights[0]].shape[0]
     require(program.symbols <= table <= program.symbols + 1 and outside < table, "a table is too short")
     return [(table, n)] if widths in ([], [n]) else None
+
+
+def _copy(program, op, n, widths):
+    require(len(op.numbers) == 3 * widths[1], "a copy has not three numbers for each place")
+    for rows, columns, channel in zip(*[iter(op.numbers)] * 3, strict=True):
+        within(rows, -MOST_AWAY, 0, "the place of a symbol")
+        within(columns, -MOST_AWAY, MOST_AWAY, "the place of a symbol")
+        within(channel, 0, program.channels - 1, "the channel of a symbol")
+        known = symbol_is_known(program.clock(op), 0, rows, columns, channel)
+        require(known, "a symbol is read before it is written")
+    return [] if widths[0] == n == program.symbols else None
 
 
 def symbol_is_known(clock: str, frames: int, rows: int, columns: int, channel: int) -> bool:
@@ -419,6 +436,7 @@ SHAPES = {
     "dense onto": _dense_onto,
     "embed": _embed,
     "embed onto": _embed,
+    "copy onto": _copy,
     "class": _class,
     "levels": _levels,
     "position": _position,
@@ -537,7 +555,10 @@ def parse(data: bytes, origin: str = "the program") -> Program:
 
 def of_json(header: dict[str, Any], weights: dict[str, np.ndarray]) -> Program:
     """A program of what JSON can hold; types are checked here, meaning by `validate`."""
-    facts = {key: header[key] for key in ("axes", "channels", "symbols", "classes", "features")}
+    fields = ("axes", "channels", "symbols", "classes", "features")
+    if sorted(header) != sorted([*fields, "format", "values", "ops", "logits"]):
+        raise ValueError(f"its fields are {', '.join(sorted(header))[:80]}")
+    facts = {key: header[key] for key in fields}
     values = tuple(Value(*typed(row, (int, str, int, bool))) for row in header["values"])
     ops = []
     for kind, output, reads, names, numbers in header["ops"]:

@@ -23,7 +23,7 @@ from chainrule.jit import announce, ieee
 ARITHMETIC = "strict1"
 GROUP = 32  # lanes that are computed side by side: what they need stays in the processor's cache
 CHUNK = 3e8  # multiply-adds between two looks at the clock and at Ctrl-C: some hundredths of a second
-ANSWER = "e80c495b4d3adfe316b0a16a38378fc83185cb858b287c51186e5b3629f15ac1"
+ANSWER = "053d6ec28b990328ae9db3588e2486a336531eefb45edd47f4aa5538a291f5ed"
 
 Tick = Callable[[int], object]
 
@@ -305,4 +305,4 @@ def known_program() -> Program:
     mixed = p.concat(*looks, *(p.pointwise(kind, p.dense(query, weight=weight(16, 17))) for kind in kinds))
     first = p.dense(mixed, weight=weight(166, 4), bias=weight(4))
     second = p.embed(weight(4, 4), channel=0, onto=first, clock="channel 1")
-    return p.finish([first, second])
+    return p.finish([first, p.copy(second, query[:2], [(-1, 1, 0), (0, 0, 0)])])

@@ -37,7 +37,8 @@ class LevelTable(nn.Module):
 
     def table(self) -> Tensor:
         """The rows T, (K, D)."""
-        return self.basis @ self.coefficients
+        with torch.autocast("cpu", enabled=False):
+            return self.basis @ self.coefficients
 
     def forward(self, x: Tensor) -> Tensor:
         """x (...) levels -> (..., D)."""

@@ -59,6 +59,7 @@ def fit(
     batch: int | None = None,
     lr: float | None = None,
     compile: bool | None = None,
+    bfloat16: bool | None = None,
     resume: bool = False,
     save_every: float | None = None,
     listen: Listener | None = None,
@@ -75,7 +76,7 @@ def fit(
         conditional: condition on the classes that the data come with.
         holdout: share of the items kept from training to score it with (at most 1,000 items).
         batch, lr: items a step and the highest learning rate; by default what suits the model.
-        compile: see `Plan`.
+        compile, bfloat16: see `Plan`; without `bfloat16` the model's suggestion is followed.
         resume: go on with the training in `out`; everything else is read from there, but a new budget may be given.
         save_every: seconds between checkpoints, which are all that a killed training loses; 20 by default.
         listen: called with a dict: {"event": "data" | "start" | "step" | "end", ...}.
@@ -104,7 +105,7 @@ def fit(
             "minutes": minutes if steps is not None or minutes else DEFAULT_MINUTES,
             "steps": steps,
         }
-        info["training"] = training_options(info["model"], batch, lr, compile)
+        info["training"] = training_options(info["model"], batch, lr, compile, bfloat16)
     if not info["conditional"]:
         dataset = replace(dataset, context=None, classes=())
     built = store.build(info["model"], info["args"], TABLE, info["seed"])
@@ -156,15 +157,16 @@ def describe(data: Dataset, model, size, settings, seed, conditional, holdout) -
     }
 
 
-def training_options(name: str, batch, lr, compile) -> dict[str, Any]:
+def training_options(name: str, batch, lr, compile, bfloat16) -> dict[str, Any]:
     """Items a step, rate and window: what the model suggests, unless something else was asked for."""
     suggested = {
         "batch": 32,
         "lr": 3e-3,
         "window": None,
+        "bfloat16": False,
         **getattr(store.resolve(name, TABLE), "TRAINING", {}),
     }
-    given = {"batch": batch, "lr": lr}
+    given = {"batch": batch, "lr": lr, "bfloat16": bfloat16}
     return {**suggested, **{k: v for k, v in given.items() if v is not None}, "compile": compile}
 
 
@@ -179,7 +181,8 @@ def fit_chain(
 ) -> Run:
     """Train a chain within its budget; checkpoints, estimates on held-out items, and exact scores at the end."""
     options = info["training"]
-    plan = Plan(**info["budget"], lr=options["lr"], seed=info["seed"], compile=options["compile"])
+    rates = {key: options[key] for key in ("lr", "compile", "bfloat16")}
+    plan = Plan(**info["budget"], **rates, seed=info["seed"])
 
     def batch_at(step: int) -> tuple[torch.Tensor, ...]:
         x, context = batches(learn, options["batch"], info["seed"], step, options["window"])

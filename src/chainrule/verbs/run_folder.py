@@ -29,7 +29,10 @@ KEPT: dict[str, Any] = {  # what run.json must hold for a run to go on
 }
 KEPT_PARTS: dict[str, dict[str, Any]] = {
     "budget": {"minutes": MAYBE_NUMBER, "steps": (int, type(None))},
-    "training": {"batch": int, "lr": NUMBER, "window": (int, type(None)), "compile": (bool, type(None))},
+    "training": {
+        **{"batch": int, "lr": NUMBER, "window": (int, type(None)), "compile": (bool, type(None))},
+        "bfloat16": bool,
+    },
     "reading": {"split": str, "classes": bool},
 }
 
