@@ -274,13 +274,18 @@ def decompress(
     archive: Annotated[Path, typer.Argument(metavar="ARCHIVE")],
     out: Annotated[Path, typer.Option("-o", "--out", metavar="DIR", help="Where the files go.")],
     run: Annotated[Path | None, typer.Option(help="The model, when it is not in the archive.")] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Only this item; may be given several times.")
+    ] = None,
+    threads: Threads = 0,
     force: Force = False,
     json_: Json = False,
 ) -> None:
     """Bring back what compress stored."""
+    use_threads(threads)
     from chainrule import packing
 
-    packing.decompress(archive, out, run, force, json_)
+    packing.decompress(archive, out, run, only or None, force, json_)
 
 
 @app.command()
@@ -295,9 +300,11 @@ def inspect(archive: Annotated[Path, typer.Argument(metavar="ARCHIVE")], json_: 
 def verify(
     archive: Annotated[Path, typer.Argument(metavar="ARCHIVE")],
     run: Annotated[Path | None, typer.Option(help="The model, when it is not in the archive.")] = None,
+    threads: Threads = 0,
     json_: Json = False,
 ) -> None:
     """Check every byte of an archive, and decode it against its hashes."""
+    use_threads(threads)
     from chainrule import packing
 
     packing.verify(archive, run, json_)

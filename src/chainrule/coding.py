@@ -167,9 +167,8 @@ def information(logit, top, total):
 
 
 @compiled
-def tabulate_all(logits, tables):
+def tabulate_all(logits, weights, tables):
     """`tabulate` for every row; False when a row has no frequencies."""
-    weights = np.empty(logits.shape[1], np.float64)
     good = True
     for row in range(len(logits)):
         good &= tabulate(logits[row], weights, tables[row])[0] > 0
@@ -210,7 +209,7 @@ def frequencies(logits: np.ndarray) -> np.ndarray:
     logits = np.ascontiguousarray(logits, dtype=np.float64)
     check_count(logits.shape[1])
     tables = np.empty(logits.shape, np.int32)
-    if not tabulate_all(logits, tables):
+    if not tabulate_all(logits, np.empty(logits.shape[1]), tables):
         top = logits.max(1)
         raise ChainruleError(
             f"the model's largest logit is {top[~np.isfinite(top)][0]}: no symbol can be coded"

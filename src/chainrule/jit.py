@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numba
 import numpy as np
@@ -29,19 +30,24 @@ HERE = Path(__file__).parent
 SOURCES = ("jit.py", "coding.py", "engine/*.py")
 
 
+# No counting of references (_nrt=False): numba would count the users of every array, atomically, at every step of
+# the interpreter, and that took most of the time of small programs. Compiled code therefore takes no memory.
+OPTIONS: dict[str, Any] = {"error_model": "numpy", "_nrt": False}
+
+
 def inlined(function: Callable) -> Callable:
     """A function that becomes part of the compiled functions that call it."""
-    return numba.njit(error_model="numpy", forceinline=True)(function)
+    return numba.njit(forceinline=True, **OPTIONS)(function)
 
 
 def called(function: Callable) -> Callable:
     """A function that compiled functions call."""
-    return numba.njit(error_model="numpy")(function)
+    return numba.njit(**OPTIONS)(function)
 
 
 def compiled(function: Callable) -> Callable:
     """A function that Python calls: compiled, kept on disk, and run without the interpreter's lock."""
-    options = {"nogil": True, "error_model": "numpy"}
+    options = {"nogil": True, **OPTIONS}
     folder = cache_folder()
     if folder is None:
         return numba.njit(**options)(function)

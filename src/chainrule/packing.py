@@ -72,10 +72,12 @@ def originals(data: Dataset, source: Path) -> dict[str, Path]:
     return {name: path for name, path in places.items() if path.is_file()}
 
 
-def decompress(archive: Path, out: Path, run: Path | None, force: bool, json_: bool) -> None:
+def decompress(
+    archive: Path, out: Path, run: Path | None, only: list[str] | None, force: bool, json_: bool
+) -> None:
     """`chainrule decompress`."""
     with bar(json_) as progress:
-        paths = verb.extract(archive, out, chain_of(run), force=force, progress=progress)
+        paths = verb.extract(archive, out, chain_of(run), only=only, force=force, progress=progress)
     console.record({"files": len(paths), "folder": str(out)}, json_)
 
 

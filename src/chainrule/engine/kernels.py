@@ -193,9 +193,9 @@ def attended(pattern, length, summary, now, then):
 
 
 @called
-def attend(memory, q, keys, values, step, y, n, now, scores, pattern, length, summary, heads):
+def attend(memory, q, keys, values, step, y, n, now, scores, pattern, length, summary, heads, sums):
     """One lane: q (n,), keys and values a `step` apart -> y (n,), head by head; sums in the order of time."""
-    width, sums = n // heads, np.empty(16, np.float32)
+    width = n // heads
     scale = ONE / np.sqrt(F(width))
     for first in range(0, n, width):
         top, total = F(-np.inf), ZERO
@@ -253,7 +253,7 @@ def find(tables, read, column):
 
 
 @inlined
-def run(tables, context, memory, group, o, rows, lane, frame, row, column, spots, moved):
+def run(tables, context, memory, group, o, rows, lane, frame, row, column, scratch):
     """Operation `o` at one place (or, when `rows` counts columns too, in a whole row)."""
     ops, reads, weights = tables.ops, tables.reads, tables.weights
     kind, n, out, first, count = (
@@ -266,9 +266,9 @@ def run(tables, context, memory, group, o, rows, lane, frame, row, column, spots
     y, ldy = find(tables, out, column) + group, reads[out, at.LINE]
     if kind == DENSE:
         for s in range(count):
-            spots[s] = find(tables, first + s, column) + group
+            scratch.spots[s] = find(tables, first + s, column) + group
         ldx, w = reads[first, at.LINE], ops[o, at.WEIGHT]
-        dense(memory, spots, count, ops[o, at.K], ldx, rows, weights, w, n, y, ldy, moved)
+        dense(memory, scratch.spots, count, ops[o, at.K], ldx, rows, weights, w, n, y, ldy, scratch.moved)
         return
     x, ldx, z, ldz = 0, 0, 0, 0
     if count > 0:
@@ -296,11 +296,15 @@ def run(tables, context, memory, group, o, rows, lane, frame, row, column, spots
     elif kind == POINT:
         point(tables, context, memory, o, rows, lane, frame, row, column, x, ldx, y, ldy)
     else:
-        run_rare(tables, context, memory, group, o, rows, lane, frame, row, column, x, ldx, z, ldz, y, ldy)
+        run_rare(
+            tables, context, memory, group, o, rows, lane, frame, row, column, x, ldx, z, ldz, y, ldy, scratch
+        )
 
 
 @called
-def run_rare(tables, context, memory, group, o, rows, lane, frame, row, column, x, ldx, z, ldz, y, ldy):
+def run_rare(
+    tables, context, memory, group, o, rows, lane, frame, row, column, x, ldx, z, ldz, y, ldy, scratch
+):
     """The operations that a model has few of."""
     ops, weights, dims = tables.ops, tables.weights, tables.dims
     kind, n, w, b = ops[o, at.KIND], ops[o, at.N], ops[o, at.WEIGHT], ops[o, at.BIAS]
@@ -328,7 +332,9 @@ def run_rare(tables, context, memory, group, o, rows, lane, frame, row, column, 
             first_value = tables.places[values] + group + i * ldz - back * step
             scores = ops[o, at.E] + group + i * (dims[FRAMES] * dims[ROWS] * dims[COLUMNS])
             how = ops[o, at.B], ops[o, at.C], ops[o, at.D], ops[o, at.A]
-            attend(memory, x + i * ldx, first_key, first_value, step, to, n, pixel, scores, *how)
+            attend(
+                memory, x + i * ldx, first_key, first_value, step, to, n, pixel, scores, *how, scratch.sums
+            )
 
 
 @inlined
@@ -365,7 +371,7 @@ def point(tables, context, memory, o, rows, lane, frame, row, column, x, ldx, y,
 
 
 @inlined
-def run_ops(tables, context, memory, group, one, after, rows, lane, frame, row, begin, end, spots, moved):
+def run_ops(tables, context, memory, group, one, after, rows, lane, frame, row, begin, end, scratch):
     """The operations from `one` to `after` in a row, from column `begin` to `end`: at once where they can."""
     for i in range(one, after):
         every = tables.ops[i, at.EVERY]
@@ -376,7 +382,7 @@ def run_ops(tables, context, memory, group, one, after, rows, lane, frame, row, 
             count, stop = rows * tables.dims[COLUMNS], begin + 1
         for column in range(begin, stop):
             if every == 1 or column % every == 0:
-                run(tables, context, memory, group, i, count, lane, frame, row, column, spots, moved)
+                run(tables, context, memory, group, i, count, lane, frame, row, column, scratch)
 
 
 @called
@@ -390,7 +396,7 @@ def find_rows(tables, frame, row):
 
 
 @inlined
-def run_clocks(tables, context, memory, group, rows, lane, t, after, spots, moved):
+def run_clocks(tables, context, memory, group, rows, lane, t, after, scratch):
     """All that is computed before symbol t of `rows` lanes, or `after` it; gives where the logits are."""
     dims = tables.dims
     pixel, channel = t // dims[CHANNELS], t % dims[CHANNELS]
@@ -427,7 +433,7 @@ def run_clocks(tables, context, memory, group, rows, lane, t, after, spots, move
                         find_rows(tables, frame, r)
                     run_ops(
                         *(tables, context, memory, group, one, end_op),
-                        *(rows, lane, frame, r, begin, end, spots, moved),
+                        *(rows, lane, frame, r, begin, end, scratch),
                     )
     return find(tables, tables.logits[channel], column) + group
 
@@ -441,6 +447,27 @@ class Context(NamedTuple):
     symbols: np.ndarray
     classes: np.ndarray
     features: np.ndarray
+
+
+class Scratch(NamedTuple):
+    """Room for what is computed on the way: compiled code takes no memory of its own.
+
+    spots, moved: where the reads of an operation begin; weights, kept, table (K,): of a distribution; sums (16,).
+    """
+
+    spots: np.ndarray
+    moved: np.ndarray
+    weights: np.ndarray
+    kept: np.ndarray
+    table: np.ndarray
+    sums: np.ndarray
+
+
+def scratch_for(reads: int, symbols: int) -> Scratch:
+    """Room for a program of so many reads and symbols."""
+    spots, moved = np.zeros((2, max(1, reads)), np.int64)
+    weights, kept = np.zeros((2, symbols))
+    return Scratch(spots, moved, weights, kept, np.zeros(symbols, np.int32), np.zeros(16, np.float32))
 
 
 class Choice(NamedTuple):
@@ -464,16 +491,17 @@ PEEK, TELL, FILL_IN, ENCODE, DECODE = range(5)
 
 
 @called
-def draw(logits, uniform, temperature, top_p, weights):
+def draw(logits, uniform, temperature, top_p, scratch):
     """A symbol of softmax(logits / temperature), by inverting the distribution at `uniform`; -1 for NaN."""
     top, best = largest(logits)
     if top != top:
         return -1
     if temperature == 0:
         return best
+    weights = scratch.weights
     total = weigh(logits, top, min(1.0 / temperature, 1e300), weights)
     if top_p < 1:
-        total = nucleus(weights, top_p * total)
+        total = nucleus(weights, scratch.kept, top_p * total)
     target, below, symbol = uniform * total, weights[0], 0
     while below < target and symbol < len(logits) - 1:
         symbol += 1
@@ -482,32 +510,38 @@ def draw(logits, uniform, temperature, top_p, weights):
 
 
 @called
-def nucleus(weights, enough):
+def nucleus(weights, kept, enough):
     """Zero all but the largest weights that together reach `enough` (at least one); gives their sum."""
-    order = np.argsort(-weights, kind="mergesort")
-    total = 0.0
-    for k in order:
-        if total < enough or total == 0:
-            total += weights[k]
-        else:
-            weights[k] = 0.0
+    kept[:] = 0.0
+    total, best = 0.0, 0
+    while total < enough or total == 0:
+        for k in range(len(weights)):
+            best = k if weights[k] > weights[best] else best
+        if weights[best] <= 0.0:
+            break
+        kept[best], weights[best] = weights[best], -1.0
+        total += kept[best]
+    for k in range(len(weights)):
+        weights[k] = kept[k]
     return total
 
 
 @inlined
-def choose(choice, logits, lane, t, symbols, weights, table):
+def choose(choice, logits, lane, t, symbols, scratch):
     """Find the symbol of a lane at position t; False when there is none."""
     if choice.way == FILL_IN:
         if choice.known[t]:
             return True
         temperature, top_p = choice.settings[0], choice.settings[1]
-        symbol = draw(logits, choice.uniforms[lane, t], temperature, top_p, weights)
+        symbol = draw(logits, choice.uniforms[lane, t], temperature, top_p, scratch)
         symbols[lane, t] = symbol
         return symbol >= 0
     if choice.way == PEEK:
-        choice.logits[lane] = logits
+        for k in range(len(logits)):
+            choice.logits[lane, k] = logits[k]
         return True
-    total, top = tabulate(logits, weights, table)
+    table = scratch.table
+    total, top = tabulate(logits, scratch.weights, table)
     if total == 0:
         return False
     if choice.way == DECODE:
@@ -524,36 +558,30 @@ def choose(choice, logits, lane, t, symbols, weights, table):
 
 
 @compiled
-def walk(tables, context, memory, active, begin, end, choice):
+def walk(tables, context, memory, scratch, active, begin, end, choice):
     """Walk from step `begin` to `end` with the first active[t] lanes; False where no symbol can be chosen.
 
     Lanes are computed in groups of dims[LANES]; memory is that of all groups, one after another.
     """
     dims = tables.dims
     each, size, count = dims[LANES], dims[SIZE], dims[SYMBOLS]
-    spots, moved = np.empty(len(tables.reads), np.int64), np.empty(len(tables.reads), np.int64)
-    weights, table = np.empty(count, np.float64), np.empty(count, np.int32)
     for t in range(begin, end):
         line = tables.reads[tables.logits[t % dims[CHANNELS]], at.LINE]
         for group in range(-(-active[t] // each)):
             lane, start = group * each, group * size
             rows = each if active[t] == active[0] else min(each, active[t] - lane)
             for after in range(choice.way == TELL, 1 + (choice.way != PEEK)):
-                logits = run_clocks(tables, context, memory, start, rows, lane, t, after, spots, moved)
+                logits = run_clocks(tables, context, memory, start, rows, lane, t, after, scratch)
                 for i in range(0 if after else min(each, active[t] - lane)):
                     where = logits + i * line
                     row = memory[where : where + count]
-                    if not choose(choice, row, lane + i, t, context.symbols, weights, table):
+                    if not choose(choice, row, lane + i, t, context.symbols, scratch):
                         return False
     return True
 
 
 @compiled
-def multiply(left, right, out, width):
-    """out += left @ right; `right` and `out` have rows padded to a multiple of 16, `left` (r, k) is flat."""
-    k = len(right) // width
-    rows = len(left) // k
-    memory = np.concatenate((left, out))
-    spots, moved = np.zeros(1, np.int64), np.zeros(1, np.int64)
-    dense(memory, spots, 1, k, k, rows, right, 0, width, len(left), width, moved)
-    out[:] = memory[len(left) :]
+def multiply(memory, scratch, rows, k, right, width):
+    """memory[rows · k :] += left @ right, with left (rows, k) before it; `right` and the result are padded."""
+    scratch.spots[0] = 0
+    dense(memory, scratch.spots, 1, k, k, rows, right, 0, width, rows * k, width, scratch.moved)

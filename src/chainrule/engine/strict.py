@@ -68,6 +68,7 @@ class Strict:
         weights = aligned(len(tables.weights))
         weights[:] = tables.weights
         self.tables = tables._replace(weights=weights)
+        self.scratch = kernels.scratch_for(len(tables.reads), program.symbols)
         self.length = int(np.prod(event, dtype=np.int64))
         self.memory = aligned(groups * int(self.tables.dims[-1]))
         pixels = int(np.prod(self.tables.dims[:3])) if program.features else 0
@@ -118,6 +119,7 @@ class Strict:
         other = copy.copy(self)
         other.memory = aligned(len(self.memory))
         other.memory[:] = self.memory
+        other.scratch = kernels.scratch_for(len(self.tables.reads), self.program.symbols)
         other.context = self.context._replace(symbols=self.context.symbols.copy())
         other.tables = self.tables._replace(places=self.tables.places.copy())
         return other
@@ -173,7 +175,9 @@ class Strict:
     def _walk(self, way: int, active: np.ndarray, begin: int, end: int, **needs: Any) -> None:
         choice = NOBODY._replace(way=way, **needs)
         with ieee():
-            good = kernels.walk(self.tables, self.context, self.memory, active, begin, end, choice)
+            good = kernels.walk(
+                self.tables, self.context, self.memory, self.scratch, active, begin, end, choice
+            )
         if not good:
             raise ChainruleError(DAMAGED if way == kernels.DECODE else NAN)
 
@@ -208,10 +212,11 @@ def _product(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     width = rounded(columns)
     padded = np.zeros((inner, width), np.float32)
     padded[:, :columns] = right
-    out = np.zeros(rows * width, np.float32)
+    memory = aligned(rows * (inner + width))
+    memory[: rows * inner] = np.asarray(left, np.float32).ravel()
     with ieee():
-        kernels.multiply(np.ascontiguousarray(left, np.float32).ravel(), padded.ravel(), out, width)
-    return np.ascontiguousarray(out.reshape(rows, width)[:, :columns])
+        kernels.multiply(memory, kernels.scratch_for(1, 1), rows, inner, padded.ravel(), width)
+    return np.ascontiguousarray(memory[rows * inner :].reshape(rows, width)[:, :columns])
 
 
 def aligned(size: int) -> np.ndarray:

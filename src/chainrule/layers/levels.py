@@ -33,7 +33,8 @@ class LevelTable(nn.Module):
         if not 1 <= symbols <= MOST:
             raise ChainruleError(f"a table of {symbols} levels cannot be built: 1 to {MOST} can")
         self.coefficients = nn.Parameter(0.02 * torch.randn(symbols, width))
-        self.register_buffer("basis", smooth_basis(symbols).clone(), persistent=False)
+        basis = smooth_basis(symbols).to(self.coefficients.device, copy=True)
+        self.register_buffer("basis", basis, persistent=False)
 
     def table(self) -> Tensor:
         """The rows T, (K, D)."""
