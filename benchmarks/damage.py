@@ -145,7 +145,7 @@ def items_of(path: Path, run: Path | None) -> tuple[Any, ...]:
 def files_of(path: Path, run: Path | None) -> dict[str, bytes]:
     """What the command decompress leaves in a folder; an array is named after its archive: call it "array"."""
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
-        packing.decompress(path, Path(folder), run, force=False, json_=True)
+        packing.decompress(path, Path(folder), run, None, force=False, json_=True)
         files = [p for p in Path(folder).rglob("*") if p.is_file()]
         named = {p: p.with_stem("array") if p.stem == path.stem else p for p in files}
         return {str(named[p].relative_to(folder)): p.read_bytes() for p in files}
