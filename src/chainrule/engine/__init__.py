@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from chainrule.engine.builder import Builder, Handle
 from chainrule.engine.program import Program, dump, identity, parse, validate
@@ -21,6 +20,8 @@ def program_of(chain: Chain, dtype: Any = np.float32) -> Program | None:
     state = getattr(chain, "program", None)
     if state is None:
         return None
+    import torch  # archives can be decoded without it
+
     p = Builder(chain.symbols, chain.channels, chain.classes, axes=chain.AXES, dtype=dtype)
     with torch.no_grad():
         return p.finish(state(p))
