@@ -21,7 +21,7 @@ from chainrule.chains.gated_pixelcnn import GatedPixelCNN
 from chainrule.train import Plan, Training
 torch.set_num_threads(2)
 x = (torch.rand(16, 28, 28, 1) < 0.2).long()
-chain = GatedPixelCNN(symbols=2)
+chain = GatedPixelCNN(symbols=2, layers=8, head=64, mix=0, embedding=0, memory=0, copies=0)
 training, took = Training(chain, lambda step: (x,), Plan(steps=1 << 20, compile=False)), []
 for _ in range(12):
     began = time.perf_counter()
