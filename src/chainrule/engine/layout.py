@@ -18,7 +18,7 @@ from chainrule.engine.program import Op, Program, Read, clocks
 from chainrule.errors import ChainruleError
 
 VECTOR = 16
-LIMIT = 1 << 30  # numbers of float32 that the values of a group of lanes may take: 4 GiB
+LIMIT = 1 << 30  # numbers of float32 that the values of all lanes may take: 4 GiB
 
 KINDS = (
     "fill", "copy", "dense", "embed", "class", "levels", "position", "features", "select", "add", "multiply",

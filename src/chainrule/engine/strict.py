@@ -15,7 +15,7 @@ import numpy as np
 from chainrule.coding import check_count, finished, new_decoder, new_encoder, words_of
 from chainrule.engine import kernels
 from chainrule.engine.builder import Builder
-from chainrule.engine.layout import layout, rounded
+from chainrule.engine.layout import LIMIT, layout, rounded
 from chainrule.engine.program import Program
 from chainrule.errors import ChainruleError
 from chainrule.jit import announce, ieee
@@ -70,7 +70,12 @@ class Strict:
         self.tables = tables._replace(weights=weights)
         self.scratch = kernels.scratch_for(len(tables.reads), program.symbols)
         self.length = int(np.prod(event, dtype=np.int64))
-        self.memory = aligned(groups * int(self.tables.dims[-1]))
+        size = groups * int(self.tables.dims[-1])
+        if size > LIMIT:
+            raise ChainruleError(
+                f"{lanes} lanes take {size / 2**28:.1f} GiB, {LIMIT >> 28} GiB are allowed: take fewer at a time"
+            )
+        self.memory = aligned(size)
         pixels = int(np.prod(self.tables.dims[:3])) if program.features else 0
         self.context = kernels.Context(
             np.zeros((groups * each, self.length), np.int32),

@@ -34,7 +34,9 @@ class Lanes:
         self.items = items
         self.owner, self.first, self.length = np.array(pieces, np.int64).reshape(-1, 3).T
         self.steps = int(self.length.max(initial=0))
-        self.active = np.searchsorted(-self.length, -np.arange(self.steps))
+        ends, counts = np.unique(self.length, return_counts=True)  # shortest first
+        left = len(pieces) - np.cumsum(counts) + counts  # that reach each of these ends
+        self.active = np.repeat(left, np.diff(ends, prepend=0))
         self.event = (self.steps,) if len(items[0].shape) == 1 else items[0].shape
 
     def gather(self, arrays: Sequence[np.ndarray]) -> np.ndarray:
