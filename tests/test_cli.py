@@ -262,6 +262,13 @@ def test_an_archive_gives_back_files(run, data, places, tmp_path):
             assert again.read_bytes() == path.read_bytes()
 
 
+def test_one_item_of_an_archive(places, tmp_path):
+    good("compress {colours} {photos} -o {tmp}/a.chain", tmp=tmp_path, **places)
+    name = sorted(places["photos"].iterdir())[1].name
+    good("decompress {tmp}/a.chain -o {tmp}/out --only {name}", tmp=tmp_path, name=name)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [name]
+
+
 def test_what_a_picture_has_beyond_its_pixels_is_kept_under_any_folder_name(places, tmp_path):
     folder = tmp_path / "new\nline"
     folder.mkdir()
@@ -500,6 +507,7 @@ MISTAKES = {  # name: (command line, exit code, part of the line)
     "no archive": ("inspect {photo}", 1, "is not a chainrule archive"),
     "missing archive": ("verify {tmp}/none.chain", 1, "cannot read"),
     "model elsewhere": ("decompress {apart} -o {tmp}/out", 1, "--run RUN"),
+    "no such item": ("decompress {packed} -o {tmp}/out --only nobody", 1, "has no item 'nobody'"),
     "another model": ("decompress {apart} --run {classes} -o {tmp}/out", 1, "needs the model"),
     "codes that are none": ("decode {pca} {photo} -o {tmp}/d.npy", 1, "cannot be read"),
     "codes of another size": ("decode {pca} {few} -o {tmp}/d.npy", 1, "does not fit the code"),
