@@ -70,6 +70,7 @@ class Strict:
         self.tables = tables._replace(weights=weights)
         self.scratch = kernels.scratch_for(len(tables.reads), program.symbols)
         self.length = int(np.prod(event, dtype=np.int64))
+        self.everybody = np.full(self.length, lanes, np.int64)  # the lanes that go on at each step: all
         size = groups * int(self.tables.dims[-1])
         if size > LIMIT:
             raise ChainruleError(
@@ -101,13 +102,13 @@ class Strict:
     def logits(self) -> np.ndarray:
         """The logits (lanes, K) of the next position; once a position."""
         out = np.empty((self.lanes, self.program.symbols), np.float32)
-        self._walk(kernels.PEEK, self._all_active(), self.t, self.t + 1, logits=out)
+        self._walk(kernels.PEEK, self.everybody, self.t, self.t + 1, logits=out)
         return out
 
     def tell(self, symbols: Any) -> None:
         """The symbols (lanes,) at this position; the walk goes on to the next one."""
         self.context.symbols[: self.lanes, self.t] = self._known(np.asarray(symbols))
-        self._walk(kernels.TELL, self._all_active(), self.t, self.t + 1)
+        self._walk(kernels.TELL, self.everybody, self.t, self.t + 1)
         self.t += 1
 
     def _known(self, symbols: np.ndarray) -> np.ndarray:
@@ -146,7 +147,7 @@ class Strict:
         self.context.symbols[: self.lanes] = symbols
         settings = np.array([temperature, top_p])
         self._walk_all(
-            kernels.FILL_IN, self._all_active(), tick, known=known, uniforms=uniforms, settings=settings
+            kernels.FILL_IN, self.everybody, tick, known=known, uniforms=uniforms, settings=settings
         )
         return self.context.symbols[: self.lanes]
 
@@ -185,9 +186,6 @@ class Strict:
             )
         if not good:
             raise ChainruleError(DAMAGED if way == kernels.DECODE else NAN)
-
-    def _all_active(self) -> np.ndarray:
-        return np.full(self.length, self.lanes, np.int64)
 
     def _chunks(self) -> Iterator[tuple[int, int]]:
         """Stretches of steps that take some hundredths of a second."""
