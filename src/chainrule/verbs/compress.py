@@ -49,7 +49,7 @@ from chainrule.verbs.unpack import decoded, decompress, extract, verify
 
 __all__ = ["Report", "compress", "decompress", "extract", "verify"]
 
-LANE = 1 << 16  # symbols: a text is cut into pieces of at least this length, which are coded side by side
+LANE = 8192  # symbols: a text is cut into pieces of at least this length, which are coded side by side
 TEXT_LANES = 64  # most lanes of a block of texts
 FILES = 1 << 16  # bytes: small files that are kept whole share a block
 ORIENTATION = 0x0112  # the EXIF tag
