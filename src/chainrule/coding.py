@@ -37,8 +37,6 @@ LOWEST = -32.0  # exp(-32) is 2^-46: its weight is 0
 ROUND = 1.5 * 2.0**52  # adding and subtracting it rounds a double below 2^51 to an integer, ties to even
 ROUND_BITS = np.int64(np.float64(ROUND).view(np.int64))
 
-GOOD, DAMAGED, NO_NUMBER = 0, 1, 2  # what came of a symbol
-
 
 @inlined
 def largest(logits):
