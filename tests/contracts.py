@@ -519,7 +519,7 @@ def check_store(chain, event, table):
     data = store.dump(chain, table)
     assert data == store.dump(chain, table), "the same model is written in two ways"
     rebuilt, header = store.parse(data, table)
-    assert json.loads(json.dumps(header["args"])) == json.loads(json.dumps(store.arguments(chain)))
+    assert json.loads(json.dumps(header["args"])) == json.loads(json.dumps(store.arguments(chain, table)))
     assert type(rebuilt) is type(chain)
     assert not rebuilt.training
     x, context = events(chain, event, 3), mixed(chain, 3)

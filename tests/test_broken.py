@@ -656,7 +656,7 @@ def test_broken_files_are_caught():
 
 
 def test_a_hash_that_leaves_out_the_weights_is_caught(monkeypatch):
-    monkeypatch.setattr(store, "sha256", lambda model, table: str(store.arguments(model)))
+    monkeypatch.setattr(store, "sha256", lambda model, table: str(store.arguments(model, table)))
     with pytest.raises(AssertionError, match="does not count"):
         check_stored(Good())
 

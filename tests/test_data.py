@@ -30,6 +30,7 @@ from chainrule.data import (
     images,
     load,
     named,
+    patches,
     steps_per_epoch,
     train_holdout,
 )
@@ -715,7 +716,9 @@ def test_the_public_files_of_cifar10_and_olivetti_are_read_like_the_local_ones(
     np.testing.assert_array_equal(load("olivetti:all").x[..., 0], faces)
 
 
-@pytest.mark.parametrize("name", ["mnist", "binarized-mnist", "cifar10-first4000", "olivetti", "shakespeare"])
+@pytest.mark.parametrize(
+    "name", ["mnist", "binarized-mnist", "cifar10-first4000", "olivetti", "shakespeare", "caltech101"]
+)
 def test_a_file_that_only_has_the_right_name_is_refused(cache, tmp_path, monkeypatch, name):
     """CHAINRULE_DATA wins over the download, and what is wrong with its files is one line."""
     monkeypatch.setenv("CHAINRULE_DATA", str(tmp_path))
@@ -730,6 +733,144 @@ def test_a_file_that_only_has_the_right_name_is_refused(cache, tmp_path, monkeyp
     path.unlink()
     os.mkfifo(path)
     assert "pipe" in one_line(lambda: load(name))
+
+
+@pytest.mark.parametrize("name", ["bsds", "caltech101"])
+def test_a_set_without_a_public_home_says_where_to_put_it(cache, name):
+    line = one_line(lambda: load(name))
+    assert NAMED[name].home.file in line
+    assert "into a folder that CHAINRULE_DATA names" in line
+    (row,) = [row for row in describe() if row["name"] == name]
+    assert (row["home"], row["available"]) == ("CHAINRULE_DATA", False)
+
+
+def caltech_like(path, **changes):
+    """A file like that of caltech101, with images of 2 × 3 pixels that hold their own number."""
+    images = []
+    for i in range(3030):
+        buffer = io.BytesIO()
+        Image.fromarray(np.full((2, 3), i % 251, np.uint8)).save(buffer, "PNG", compress_level=1)
+        images.append(buffer.getvalue())
+    found = {
+        "png": np.frombuffer(b"".join(images), np.uint8),
+        "offsets": np.cumsum([0, *map(len, images)]),
+        "y": np.arange(3030) // 30,
+        "classes": np.array([f"thing {i}" for i in range(101)]),
+    }
+    with path.open("wb") as file:
+        np.savez(file, **{**found, **changes})
+
+
+def test_caltech_is_images_of_several_sizes_with_names_for_their_classes(cache, tmp_path, monkeypatch):
+    monkeypatch.setenv("CHAINRULE_DATA", str(tmp_path))
+    path = tmp_path / "caltech101_gray96.npz"
+    caltech_like(path)
+    learn, test = load("caltech101"), load("caltech101:test")
+    assert (learn.x[0] == 0).all()
+    assert (test.x[0] == 15).all()
+    assert test.classes[2] == "thing 2"
+    np.testing.assert_array_equal(np.bincount(test.context), 15)
+    np.testing.assert_array_equal(np.bincount(learn.context), 15)
+    wrong = {
+        "png": [noise(9), np.zeros(5, object)],
+        "offsets": [np.arange(3031) * 10**9, np.arange(7), np.zeros(3031), -np.arange(3031)],
+        "y": [np.zeros(3030, int), np.zeros(3), np.array("a")],
+        "classes": [np.array(["one"]), np.zeros(101, object)],
+    }
+    for key, values in wrong.items():
+        for value in values:
+            caltech_like(path, **{key: value})
+            assert path.name in one_line(lambda: load("caltech101"))
+
+
+def test_a_folder_with_fewer_photographs_is_not_bsds(cache, tmp_path, monkeypatch):
+    monkeypatch.setenv("CHAINRULE_DATA", str(tmp_path))
+    (tmp_path / "bsds").mkdir()
+    Image.fromarray(noise(5, 4, 3)).save(tmp_path / "bsds" / "1.jpg")
+    assert "bsds holds 1 image files, not 100 photographs" in one_line(lambda: load("bsds"))
+
+
+# Patches
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    sizes=st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), min_size=1, max_size=5),
+    side=st.integers(1, 5),
+    channels=st.sampled_from([1, 3]),
+    seed=st.integers(0, 2**63 - 1),
+)
+def test_random_patches_are_pieces_of_the_images(sizes, side, channels, seed):
+    images = [noise(*size, channels) for size in sizes]
+    if not any(min(size) >= side for size in sizes):
+        assert "no image holds a patch" in one_line(lambda: patches.random_patches(images, side, 5, seed))
+        return
+    cut = patches.random_patches(images, side, 7, seed)
+    which, rows, columns = patches.places(images, side, 7, seed)
+    for patch, i, r, c in zip(cut, which, rows, columns, strict=True):
+        np.testing.assert_array_equal(patch, images[i][r : r + side, c : c + side])
+    np.testing.assert_array_equal(cut, patches.random_patches(images, side, 7, seed))
+
+
+def test_every_place_in_every_image_is_equally_likely():
+    images = [
+        np.zeros((4, 5, 1)),
+        np.zeros((2, 9, 1)),
+        np.zeros((3, 3, 1)),
+    ]  # 2·3, none and 1 place for a 3 × 3
+    found = Counter(zip(*(place.tolist() for place in patches.places(images, 3, 7000, 1)), strict=True))
+    assert set(found) == {(0, r, c) for r in range(2) for c in range(3)} | {(2, 0, 0)}
+    assert all(abs(n - 1000) < 5 * np.sqrt(1000 * 6 / 7) for n in found.values())
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    size=st.tuples(st.integers(1, 12), st.integers(1, 12)),
+    side=st.integers(1, 6),
+    stride=st.integers(1, 6),
+    n=st.integers(1, 3),
+)
+def test_images_come_back_from_their_grids(size, side, stride, n):
+    images = np.random.default_rng(0).normal(size=(n, *size, 3)).astype(np.float32)
+    if stride > side or side > min(size):
+        assert one_line(lambda: patches.grid_patches(images[0], side, stride))
+        return
+    cut = np.concatenate([patches.grid_patches(image, side, stride) for image in images])
+    np.testing.assert_array_equal(patches.from_grid(cut, size, stride), images)
+    assert patches.from_grid(cut, size, stride).dtype == np.float32
+    if len(cut) > n:
+        assert "were they cut with?" in one_line(lambda: patches.from_grid(cut[:-1], size, stride))
+
+
+def test_what_overlaps_is_averaged():
+    cut = np.stack([np.full((2, 2, 1), i, np.float64) for i in range(2)])
+    np.testing.assert_allclose(patches.from_grid(cut, (2, 3), 1)[0, 0, :, 0], [0, 0.5, 1])
+
+
+def test_a_set_can_be_loaded_as_patches_in_gray(tmp_path):
+    for i, size in enumerate([(9, 12), (20, 7)]):
+        (tmp_path / f"class {i}").mkdir()
+        Image.fromarray(noise(*size, 3)).save(tmp_path / f"class {i}" / "a.png")
+    data = load(tmp_path, classes=True, gray=True, patches=5, count=50, seed=2)
+    assert (data.x.shape, data.levels, data.kind, len(data.names)) == ((50, 5, 5, 1), 256, "image", 50)
+    whole = load(tmp_path, classes=True)
+    luminance = [np.rint(image @ [0.299, 0.587, 0.114]) for image in whole.x]
+    for patch, label in zip(data.x, data.context, strict=True):
+        views = np.lib.stride_tricks.sliding_window_view(luminance[label], (5, 5))
+        assert (np.abs(views - patch[..., 0]).max((2, 3)) <= 1).any()
+    assert load("digits", gray=True).x.shape == load("digits").x.shape
+    with_dataset = load(whole, patches=5, count=3)
+    assert with_dataset.x.shape == (3, 5, 5, 3)
+
+
+def test_what_has_no_patches_is_one_line(tmp_path):
+    (tmp_path / "a.txt").write_text("hello")
+    assert "patches are cut from images" in one_line(lambda: load(tmp_path / "a.txt", patches=3))
+    assert "gray is for images" in one_line(lambda: load(tmp_path / "a.txt", gray=True))
+    assert "they have at most 8 × 8" in one_line(lambda: load("digits", patches=9))
+    assert "take 1 or more" in one_line(lambda: load("digits", patches=0))
+    assert "take 1 or more" in one_line(lambda: load("digits", patches=3, count=0))
+    assert "take fewer" in one_line(lambda: load("digits", patches=3, count=10**15))
 
 
 # Drawing

@@ -31,6 +31,7 @@ LEVELS = {
     "console": 5,
     "output": 5,
     "packing": 5,
+    "encoding": 5,
     "report": 5,
     "tour": 5,
     "cli": 5,

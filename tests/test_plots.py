@@ -1,13 +1,17 @@
 """Pictures show what they are given, at the right place, in the right tone, and never run what they show."""
 
+import base64
+import io
 import xml.etree.ElementTree as ET
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from PIL import Image
 
 from chainrule import plots
 from chainrule.errors import ChainruleError
@@ -120,6 +124,133 @@ def test_thinning_keeps_the_mean_and_the_ends():
     assert thin.mean() == pytest.approx(0.5)
     assert thin[0] < 0.002
     assert thin[-1] > 0.998
+
+
+# ---- atoms ---------------------------------------------------------------------------------------------
+
+
+@given(
+    atoms=arrays(
+        np.float64,
+        st.tuples(*[st.integers(1, 4)] * 3, st.sampled_from([1, 3])),
+        elements=st.floats(-9, 9, allow_subnormal=False),
+    ),
+    columns=st.integers(1, 5),
+    scale=st.integers(1, 3),
+)
+@settings(max_examples=40, deadline=None)
+def test_every_atom_stands_in_its_cell_at_its_own_scale_around_gray(atoms, columns, scale):
+    n, h, w, c = atoms.shape
+    order = np.arange(n)[::-1]
+    sheet = np.asarray(plots.atoms_sheet(atoms, order, columns, scale))
+    for i, k in enumerate(order):
+        top, left = i // columns * (h * scale + 1), i % columns * (w * scale + 1)
+        cell = sheet[top : top + h * scale, left : left + w * scale]
+        assert (cell[..., 3] == 255).all()
+        largest = np.abs(atoms[k]).max() or 1
+        tones = np.rint(127.5 + 127.5 * (atoms[k] / largest))
+        for dy in range(scale):
+            for dx in range(scale):
+                np.testing.assert_array_equal(cell[dy::scale, dx::scale, :c], tones)
+    assert (sheet[..., 3] == 255).sum() == n * h * w * scale**2  # and the rest is transparent
+
+
+def test_zero_is_gray_and_the_largest_magnitude_black_or_white():
+    sheet = np.asarray(plots.atoms_sheet([[[0, 2.0, -1]], [[0, 3, -6]], [[0, 0, 0]]], columns=1, scale=1))
+    assert sheet[::2, :, 0].tolist() == [[128, 255, 64], [128, 191, 0], [128, 128, 128]]
+    assert plots.atoms_sheet(np.zeros((256, 12, 12))).size == (16 * 49 - 1, 16 * 49 - 1)
+    assert plots.atoms_sheet(np.zeros((9, 12, 12)), order=[4, 2]).size == (97, 48)
+
+
+@pytest.mark.parametrize("shape", [(0, 4, 4), (2, 4), (2, 4, 4, 2)])
+def test_what_are_no_atoms_is_refused(shape):
+    with pytest.raises(ChainruleError):
+        plots.atoms_sheet(np.zeros(shape))
+
+
+def texts(figure):
+    return ["".join(e.itertext()).strip() for e in ET.fromstring(figure).iter() if e.tag.endswith("}text")]
+
+
+def drawings(figure):
+    """The pixels of the pictures that an SVG holds, in their order."""
+    uris = [
+        e.get("{http://www.w3.org/1999/xlink}href")
+        for e in ET.fromstring(figure).iter()
+        if e.tag.endswith("}image")
+    ]
+    return [np.asarray(Image.open(io.BytesIO(base64.b64decode(u.partition(",")[2]))))[..., :3] for u in uris]
+
+
+def some_atoms():
+    atoms = np.random.default_rng(0).normal(size=(70, 4, 5))
+    weights = np.zeros(70)
+    weights[[36, 42, 65]] = 0.8, -0.301, 12.04
+    return np.einsum("k,khw->hw", weights, atoms), weights, atoms
+
+
+def test_an_equation_shows_the_image_and_every_atom_with_its_weight():
+    image, weights, atoms = some_atoms()
+    figure = plots.equation(image, weights, atoms)
+    assert figure == plots.equation(image, weights, atoms)
+    assert texts(figure) == ["x ≈", "0.8", "φ₃₆", "− 0.3", "φ₄₂", "+ 12", "φ₆₅"]
+    shown = drawings(figure)
+    assert len(shown) == 4
+    for picture, wanted in zip(shown, [image, *atoms[[36, 42, 65]]], strict=True):
+        np.testing.assert_array_equal(picture[4::8, 4::8], plots.toned(wanted))  # in the middle of its square
+    assert plots.INK not in figure
+    assert "prefers-color-scheme:dark" in figure
+
+
+def test_of_many_terms_an_equation_shows_the_largest_and_says_so():
+    image, _, atoms = some_atoms()
+    weights = np.arange(-23, 47) / 23  # 70, of which one is 0
+    figure = plots.equation(image, weights, atoms, most=2)
+    assert texts(figure) == ["x ≈", "2", "φ₆₈", "+ 2", "φ₆₉", "+ 67 smaller"]
+    assert texts(plots.equation(image, np.zeros(70), atoms)) == ["x ≈ 0"]
+    assert len(drawings(plots.equation(np.zeros((4, 5, 3)), weights, np.zeros((70, 4, 5, 3))))) == 8
+
+
+@pytest.mark.parametrize("weights", [np.ones(3), np.ones((70, 1))])
+def test_an_equation_needs_a_weight_for_each_atom(weights):
+    image, _, atoms = some_atoms()
+    with pytest.raises(ChainruleError, match="for 70 atoms"):
+        plots.equation(image, weights, atoms)
+
+
+@pytest.mark.parametrize(
+    ("number", "text"), [(0.8, "0.8"), (0.0312, "0.031"), (123.4, "120"), (1e-7, "0.0000001")]
+)
+def test_weights_have_two_digits(number, text):
+    assert plots.rounded(number) == text
+
+
+def some_fits(n=3):
+    return SimpleNamespace(
+        x=np.array([2.0, 5, 7])[:n],
+        y=np.array([3.0, 5, 1])[:n],
+        orientation=np.array([0, np.pi / 2, np.pi / 4])[:n],
+        frequency=np.array([0.1, 0.3, 0.6])[:n],
+        width_along=np.array([1.0, 2, 99])[:n],
+    )
+
+
+def test_lines_lie_along_the_stripes():
+    ends = plots.segments(some_fits(), side=12)
+    np.testing.assert_allclose(ends[0], [[1.5, 3], [2.5, 3]])  # level
+    np.testing.assert_allclose(ends[1], [[5, 6], [5, 4]], atol=1e-12)  # upright; y grows downwards
+    (x0, y0), (x1, y1) = ends[2]
+    assert x1 - x0 == pytest.approx(y0 - y1)  # rising to the right
+    assert np.hypot(x1 - x0, y1 - y0) == pytest.approx(3)  # no longer than a quarter of the square
+
+
+@pytest.mark.parametrize("n", [0, 1, 3])
+def test_a_plot_of_gabor_functions_is_svg_and_the_same_every_time(n):
+    figure = plots.gabor_plot(some_fits(n), side=12)
+    assert figure == plots.gabor_plot(some_fits(n), side=12)
+    assert plots.INK not in figure
+    assert "position in 12 × 12 pixels" in texts(figure)
+    assert figure.count(plots.BLUE) >= n
 
 
 def test_bars_are_as_long_as_their_numbers():

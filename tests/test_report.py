@@ -19,8 +19,9 @@ from typer.testing import CliRunner
 
 import chainrule
 from chainrule import plots
+from chainrule import report as reporting
 from chainrule.cli import app
-from chainrule.data import load
+from chainrule.data import load, train_holdout
 from chainrule.data.dataset import Dataset
 from chainrule.errors import ChainruleError
 from chainrule.models import TABLE, open_run
@@ -117,6 +118,10 @@ def every_card():
         sections.texts_section([letters], HOSTILE),
         sections.surprising_text_section(letters, np.ones(len(letters))),
         sections.reconstructions_section(x, x / 2, 17, 0.5, 4),
+        sections.training_section([{"step": i, "seconds": i / 2, "loss": 3 - i / 9} for i in range(9)]),
+        sections.atoms_section(x - 8.0, np.arange(6)),
+        sections.sums_section(x[:2] - 8.0, np.eye(6)[:2], x - 8.0),
+        sections.nonzeros_section(np.arange(9), 12, HOSTILE),
         sections.facts_section({HOSTILE: HOSTILE, "seed": 0, "loss": 0.5}, [HOSTILE]),
         sections.note_section(HOSTILE, HOSTILE),
     ]
@@ -363,6 +368,59 @@ def test_the_page_of_a_code(tmp_path):
     found = check(report(run, tmp_path / "page").read_text(encoding="utf-8"))
     assert "Each image became 7 numbers" in found.seen
     assert "pca on digits" in found.seen
+
+
+def test_the_page_of_a_sparse_code_of_patches(tmp_path):
+    rng = np.random.default_rng(0)
+    x = np.clip(rng.integers(-9, 10, (3, 40, 40)).cumsum(1).cumsum(2) + 128, 0, 255).astype(np.uint8)
+    np.save(tmp_path / "x.npy", x)
+    settings = {"n_components": 20, "activation": {"kind": "top-k", "k": 3}, "epochs": 3}
+    reading = {"patches": 6, "count": 400, "seed": 7}
+    source, out = str(tmp_path / "x.npy"), tmp_path / "run"
+    run = chainrule.fit(source, "sparse-autoencoder", out=out, settings=settings, size="tiny", **reading)
+    found = check(report(run, tmp_path / "page").read_text(encoding="utf-8"))
+    headings = [
+        "The atoms",
+        "Images as sums of atoms",
+        "Originals and",
+        "How sparse the codes are",
+        "Training",
+    ]
+    for words in [*headings, "All 20 atoms", "of 20 numbers are not 0 on average", "loss"]:
+        assert words in found.seen, words
+    assert "bits/" not in found.seen
+    assert "--patches 6 --count 400" in found.seen
+    subject = reporting.Subject(run, *reporting.items_of(run, None))
+    assert np.count_nonzero(subject.codes, axis=1).max() <= 3
+    # the page shows the patches that the run held out, cut again by the same seed
+    everything = load(source, patches=6, count=400, seed=7)
+    np.testing.assert_array_equal(subject.data.x, train_holdout(everything, 0.05)[1].x)
+
+
+def test_the_sums_of_a_page_are_the_reconstructions(tmp_path, monkeypatch):
+    run = chainrule.fit("digits", "sparse-autoencoder", out=tmp_path / "run", size="tiny")
+    subject = reporting.Subject(run, *reporting.items_of(run, None))
+    given = []
+    monkeypatch.setattr(sections, "sums_section", lambda *arrays: given.extend(arrays) or "")
+    reporting.atoms(subject)
+    reporting.sums(subject)
+    images, weights, atoms = given
+    assert len(images) == reporting.SUMS
+    offset = run.code.decoder_bias_.reshape(8, 8, 1)
+    decoded = np.einsum("nk,khwc->nhwc", weights, atoms) + offset
+    np.testing.assert_allclose(decoded, run.code.inverse_transform(weights), atol=1e-4)
+    originals = np.stack(subject.events(1000)).astype(float)
+    for image in images:
+        assert np.abs(originals - (image + offset)).max((1, 2, 3)).min() < 1e-4
+
+
+def test_codes_that_are_no_images_have_a_page_without_pictures(tmp_path):
+    x = np.random.default_rng(0).integers(0, 5, (40, 12)).astype(np.uint8)
+    np.save(tmp_path / "x.npy", x)
+    run = chainrule.fit(str(tmp_path / "x.npy"), "sparse-autoencoder", out=tmp_path / "run", size="tiny")
+    found = check(report(run, tmp_path / "page").read_text(encoding="utf-8"))
+    assert "The atoms" not in found.seen
+    assert "Facts" in found.seen
 
 
 def test_a_run_whose_data_are_gone_still_has_a_page(tmp_path):

@@ -91,7 +91,8 @@ def fit(
         typer.Option("-o", "--out", metavar="RUN", help="The run folder; by default runs/DATA-MODEL."),
     ] = None,
     minutes: Annotated[
-        float | None, typer.Option(help="Wall-clock budget; 10 without --minutes and --steps.")
+        float | None,
+        typer.Option(help="Wall-clock budget; without one a chain takes 10, a code as long as suits it."),
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Budget in steps: exactly reproducible.")] = None,
     size: Annotated[str, typer.Option(help="tiny, laptop or paper.")] = "laptop",
@@ -103,11 +104,17 @@ def fit(
         bool,
         typer.Option("--conditional", help="Condition on classes: labels, or the sub-folders of a folder."),
     ] = False,
+    patches: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="SIDE", help="Learn from random patches of SIDE × SIDE pixels."),
+    ] = None,
+    count: Annotated[int | None, typer.Option(min=1, help="How many patches; by default 100,000.")] = None,
+    gray: Annotated[bool, typer.Option("--gray", help="Turn colour images into their luminance.")] = False,
     holdout: Annotated[
         float, typer.Option(min=0.0, max=0.5, help="Share kept from training to score with.")
     ] = 0.05,
-    batch: Annotated[int | None, typer.Option(min=1, help="Items a step.")] = None,
-    lr: Annotated[float | None, typer.Option(min=0.0, help="Highest learning rate.")] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Items a step of a chain.")] = None,
+    lr: Annotated[float | None, typer.Option(min=0.0, help="Highest learning rate of a chain.")] = None,
     save_every: Annotated[
         float, typer.Option(min=0.0, metavar="SECONDS", help="How often the state is saved on the way.")
     ] = 20.0,
@@ -134,7 +141,8 @@ def fit(
     with console.training(json_) as listen:
         learn(
             data, model, out=out, minutes=minutes, steps=steps, size=size, settings=settings(set_), seed=seed,
-            conditional=conditional, holdout=holdout, batch=batch, lr=lr, compile=compile, bfloat16=bfloat16,
+            conditional=conditional, patches=patches, count=count, gray=gray, holdout=holdout,
+            batch=batch, lr=lr, compile=compile, bfloat16=bfloat16,
             resume=resume, save_every=save_every, listen=listen,
         )  # fmt: skip
 
@@ -314,29 +322,56 @@ def verify(
 def encode(
     run: RunPath,
     data: Data,
-    out: Annotated[Path, typer.Option("-o", "--out", metavar="CODES.npy", help="Where the codes go.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "-o", "--out", metavar="CODES", help="A .npy array, or a sparse .npz (scipy.sparse, CSR)."
+        ),
+    ],
+    patches: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="SIDE",
+            help="Codes of all patches on a grid; by default as the run learned from them.",
+        ),
+    ] = None,
+    stride: Annotated[
+        int | None, typer.Option(min=1, help="Pixels from patch to patch; by default SIDE.")
+    ] = None,
+    threads: Threads = 0,
     force: Force = False,
     json_: Json = False,
 ) -> None:
-    """Codes of DATA, (n, code), as a .npy array."""
-    from chainrule import output
+    """Codes of DATA, a row each, in single precision."""
+    use_threads(threads)
+    from chainrule import encoding
 
     opened, dataset = open_both(run, data)
-    output.encode(opened, dataset, out, force, json_)
+    encoding.encode(opened, dataset, out, patches, stride, force, json_)
 
 
 @app.command()
 def decode(
     run: RunPath,
-    codes: Annotated[Path, typer.Argument(metavar="CODES.npy")],
+    codes: Annotated[Path, typer.Argument(metavar="CODES", help="What encode wrote: .npy or .npz.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="A .npy array, or a .png sheet of images.")],
+    height_width: Annotated[
+        str | None,
+        typer.Option("--event", metavar="HxW", help="Put the patches together to images of this size."),
+    ] = None,
+    stride: Annotated[
+        int | None, typer.Option(min=1, help="As for encode, with --event; overlaps are averaged.")
+    ] = None,
+    threads: Threads = 0,
     force: Force = False,
     json_: Json = False,
 ) -> None:
     """Events from their codes."""
-    from chainrule import output
+    use_threads(threads)
+    from chainrule import encoding
 
-    output.decode(open_run(run), codes, out, force, json_)
+    encoding.decode(open_run(run), codes, out, height_width, stride, force, json_)
 
 
 @app.command()
@@ -424,7 +459,10 @@ def open_both(run: Path, source: str):
     opened = open_run(run)
     info, channels = opened.info, getattr(opened.model, "channels", None)
     classes = info.get("classes") or False
-    data = load(source, split="test", levels=info.get("levels"), classes=classes, channels=channels)
+    gray = info.get("reading", {}).get("gray", False)
+    data = load(
+        source, split="test", levels=info.get("levels"), classes=classes, channels=channels, gray=gray
+    )
     console.passed_over(data)
     return opened, data
 

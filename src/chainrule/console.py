@@ -217,7 +217,8 @@ def told(line: dict[str, Any]) -> str:
     """One line of metrics in words."""
     if not line:
         return ""
-    parts = [f"{line['step']:,}", f"{line['seconds']:.0f} s", f"{line['loss_bits']:.4f} bits/dim"]
+    loss = f"{line['loss_bits']:.4f} bits/dim" if "loss_bits" in line else f"loss {line['loss']:.4g}"
+    parts = [f"{line['step']:,}", f"{line['seconds']:.0f} s", loss]
     if "val_bits" in line:
         parts.append(f"held out about {line['val_bits']:.4f}")
     if "steps_per_s" in line:
@@ -228,15 +229,12 @@ def told(line: dict[str, Any]) -> str:
 def announce(event: dict[str, Any], json_: bool) -> None:
     """What is about to be learned."""
     state, info = event["training"], event["info"]
-    count = sum(p.numel() for p in state.params.values())
-    budget = (
-        f"{info['budget']['minutes']:g} minutes"
-        if info["budget"]["minutes"]
-        else f"{info['budget']['steps']:,} steps"
-    )
+    count = sum(p.numel() for p in getattr(state, "params", {}).values())
+    size = f" ({count:,} parameters)" if count else ""
+    budget = f"{state.plan.minutes:g} minutes" if state.plan.minutes else f"{state.plan.steps:,} steps"
     more = f", from step {state.step:,}" if state.step else ""
     say(
-        f"[bold]{info['model']}[/bold] ({count:,} parameters) learns {info['items']:,} items "
+        f"[bold]{info['model']}[/bold]{size} learns {info['items']:,} items "
         f"of {plain(info['data'])} for {budget}{more}",
         json_,
     )

@@ -27,7 +27,7 @@ from numba.extending import intrinsic
 
 log = logging.getLogger("chainrule")
 HERE = Path(__file__).parent
-SOURCES = ("jit.py", "coding.py", "engine/*.py")
+SOURCES = ("jit.py", "coding.py", "engine/*.py", "layers/*.py")
 
 
 # No counting of references (_nrt=False): numba would count the users of every array, atomically, at every step of

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.base import BaseEstimator, TransformerMixin, clone
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 from torch import Tensor, nn
 
@@ -133,14 +133,53 @@ class Code(TransformerMixin, BaseEstimator):
     A concrete code states `fit`, `transform` and, where it can, `inverse_transform`. Two-dimensional `X`
     always works; images (n, H, W, C) are flattened and their shape is remembered as `event_`, so that
     `inverse_transform` gives images back. What a code learns are attributes whose names end in "_": arrays,
-    numbers, and tuples of those.
+    numbers, tuples of those, and fitted codes.
+
+    An argument is JSON, or a frozen dataclass of `PARTS`, or another code; the default of the last two is None.
+    What `fit` makes of the argument `code` is the attribute `code_`. A code that learns in steps states
+
+        learner(X, plan=None) -> `chainrule.train.Learner`     what will learn; without a plan as long as it likes
+        learned(learner) -> self                               takes over what the learner has reached
+
+    and is then trained like a chain: with a budget, checkpoints and exact resume. Its `fit` runs the learner to
+    its end.
+
+    Attributes:
+        SIZES: named sets of constructor arguments (JSON): "tiny" for tests, "laptop", "paper".
+        PARTS: the kinds of objects that arguments may be: {"fista": FISTA, ...}, frozen dataclasses of JSON. In
+            a file one is {"kind": "fista", ...fields}. One with a method `check` is checked when it is read.
+        TYPES: the precisions that `rows` and `codes` keep; anything else becomes the first.
+        SPARSE: whether `inverse_transform` takes scipy.sparse codes too: then `codes` gives CSR.
+        SPATIAL: whether it matters which numbers of an event are neighbours. Then two-dimensional X (n, d) are
+            images of 1 × d pixels to `fit`, not the images that they may once have been.
     """
 
     SIZES: ClassVar[dict[str, dict[str, Any]]] = {}
+    PARTS: ClassVar[dict[str, type]] = {}
+    TYPES: ClassVar[tuple] = (np.float64,)
+    SPARSE: ClassVar[bool] = False
+    SPATIAL: ClassVar[bool] = False
     event_: tuple[int, ...]
 
-    def rows(self, X, *, reset: bool = False) -> np.ndarray:
-        """X (n, *event) -> (n, d) float64, checked. `fit` passes reset=True, which remembers `event_`."""
+    @classmethod
+    def configure(cls, data: Any) -> dict[str, Any]:
+        """Constructor arguments that a `Dataset` implies."""
+        if data.event is None:
+            raise ChainruleError(
+                f"{cls.__name__} needs events of one shape, and these differ: resize or crop them first"
+            )
+        return {}
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = [np.dtype(kept).name for kept in self.TYPES]
+        return tags
+
+    def rows(self, X, *, reset: bool = False, fewest: int = 2) -> np.ndarray:
+        """X (n, *event) -> (n, d) in one of `TYPES`, checked.
+
+        `fit` passes reset=True, which remembers `event_`, and the `fewest` events that it can learn from.
+        """
         if not reset:
             check_is_fitted(self)
         event = tuple(X.shape[1:]) if getattr(X, "ndim", 2) > 2 else None
@@ -149,7 +188,9 @@ class Code(TransformerMixin, BaseEstimator):
                 f"the events have shape {event}, the code was fitted on {self.event_}: resize them"
             )
         flat = np.asarray(X).reshape(len(X), math.prod(event)) if event else X
-        rows = validate_data(self, flat, dtype=np.float64, reset=reset, ensure_min_samples=2 if reset else 1)
+        rows = validate_data(
+            self, flat, dtype=list(self.TYPES), reset=reset, ensure_min_samples=fewest if reset else 1
+        )
         if reset:
             self.event_ = event or rows.shape[1:]
         return rows
@@ -158,9 +199,9 @@ class Code(TransformerMixin, BaseEstimator):
         """Rows (n, d) -> (n, *event), the shape that `fit` was given."""
         return rows.reshape(len(rows), *self.event_)
 
-    def codes(self, Z, width: int) -> np.ndarray:
-        """Codes (n, width) as float64, checked."""
-        codes = check_array(Z, dtype=np.float64)
+    def codes(self, Z, width: int) -> Any:
+        """Codes (n, width) in one of `TYPES`, checked: an array, or CSR where the class is SPARSE and Z is sparse."""
+        codes = check_array(Z, dtype=list(self.TYPES), accept_sparse="csr" if self.SPARSE else False)
         if codes.shape[1] != width:
             found = codes.shape[1]
             raise ChainruleError(
@@ -171,24 +212,34 @@ class Code(TransformerMixin, BaseEstimator):
     def arrays(self) -> dict[str, np.ndarray]:
         """What `fit` learned, as named arrays: all that a store must keep beside the constructor's arguments.
 
-        A number becomes an array without dimensions, a tuple `t_` the arrays `t_.0`, `t_.1`, ... The names of
-        a data frame's columns are not kept.
+        A number becomes an array without dimensions, a tuple `t_` the arrays `t_.0`, `t_.1`, ..., a fitted code
+        `code_` its own arrays as `code_/mean_`, ... The names of a data frame's columns are not kept.
         """
         learned = {k: v for k, v in vars(self).items() if k.endswith("_") and k != "feature_names_in_"}
         flat: dict[str, np.ndarray] = {}
         for name, value in learned.items():
+            if isinstance(value, Code):
+                flat |= {f"{name}/{inner}": array for inner, array in value.arrays().items()}
+                continue
             items = value if isinstance(value, tuple) else ()
             parts = {f"{name}.{i}": item for i, item in enumerate(items)} or {name: value}
             flat |= {part: np.array(item, order="C") for part, item in parts.items()}
         wrong = [name for name, array in flat.items() if array.dtype.kind not in "biuf"]
         if wrong:
-            raise TypeError(f"{', '.join(wrong)}: only arrays, numbers and tuples of them can be stored")
+            raise TypeError(
+                f"{', '.join(wrong)}: only arrays, numbers, tuples of them and codes can be stored"
+            )
         return flat
 
     def set_arrays(self, arrays: dict[str, np.ndarray]):
         """Become the fitted code that gave these `arrays`; gives self. The inverse of `arrays`."""
         tuples: dict[str, tuple] = {}
+        codes: dict[str, dict[str, np.ndarray]] = {}
         for name in sorted(arrays, key=lambda name: (len(name), name)):  # t_.2 before t_.10
+            outer, slash, inner = name.partition("/")
+            if slash:
+                codes.setdefault(outer, {})[inner] = arrays[name]
+                continue
             if not re.fullmatch(r"[a-z]\w*_(\.\d+)?", name, re.ASCII):
                 raise ChainruleError(f"a code learns nothing called {name!r}: is the model file damaged?")
             array = np.array(arrays[name])
@@ -200,4 +251,16 @@ class Code(TransformerMixin, BaseEstimator):
                 setattr(self, name, value)
         for stem, values in tuples.items():
             setattr(self, stem, values)
+        for name, learned in codes.items():
+            setattr(self, name, self.unfitted(name).set_arrays(learned))
         return self
+
+    def unfitted(self, name: str) -> Code:
+        """The code that `fit` fits to make the attribute `name`, such as "code_": a copy of the argument `code`.
+
+        A class that takes something else when the argument is None says so for that name, and uses this in `fit`.
+        """
+        given = getattr(self, name.removesuffix("_"), None)
+        if not name.endswith("_") or not isinstance(given, Code):
+            raise ChainruleError(f"a code learns nothing called {name!r}: is the model file damaged?")
+        return clone(given)

@@ -17,6 +17,7 @@ from chainrule.model import Chain, Code
 
 TABLE = {**CHAINS, **CODES}
 MAX_LEVELS = 1 << 16
+LOSSES = {"loss_bits", "loss"}  # a chain's, a code's, in a line of metrics.jsonl
 MODEL, STATE, INFO, METRICS = "model.safetensors", "state.safetensors", "run.json", "metrics.jsonl"
 
 
@@ -82,17 +83,31 @@ def open_run(path: str | Path) -> Run:
 
 
 def metrics_row(line: str) -> dict[str, Any] | None:
-    """What a line of metrics.jsonl says: numbers by their names, among them step, seconds and loss_bits."""
+    """What a line of metrics.jsonl says: numbers by their names, among them step, seconds and the loss."""
     try:
         row = json.loads(line)
     except (ValueError, RecursionError):
         return None
-    told = isinstance(row, dict) and {"step", "seconds", "loss_bits"} <= row.keys()
+    told = isinstance(row, dict) and {"step", "seconds"} <= row.keys() and bool(LOSSES & row.keys())
     return row if told and all(is_number(value) for value in row.values()) else None
 
 
 def is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+READING: dict[str, Any] = {  # what a run may say about how its data were read: arguments of `load`
+    **dict.fromkeys(["classes", "gray"], bool),
+    **dict.fromkeys(["patches", "count", "seed"], int),
+    "split": str,
+}
+
+
+def can_be_read(reading: Any) -> bool:
+    """Whether `reading` is what a run says about how its data were read."""
+    return isinstance(reading, dict) and all(
+        type(value) is READING.get(key) for key, value in reading.items()
+    )
 
 
 def check_facts(info: dict[str, Any], model: Chain | Code, origin: str) -> None:
@@ -106,9 +121,8 @@ def check_facts(info: dict[str, Any], model: Chain | Code, origin: str) -> None:
             ("held_out", "trained"),
             lambda v: isinstance(v, dict) and all(k == "note" or is_number(n) for k, n in v.items()),
         ),
-        **dict.fromkeys(
-            ("budget", "training", "settings", "reading", "versions"), lambda v: isinstance(v, dict)
-        ),
+        **dict.fromkeys(("budget", "training", "settings", "versions"), lambda v: isinstance(v, dict)),
+        "reading": can_be_read,
         "kind": lambda v: v in ("image", "text", "array"),
         "levels": lambda v: isinstance(v, int) and 1 <= v <= symbols,
         "event": lambda v: (

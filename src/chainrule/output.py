@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from chainrule import console
-from chainrule.data import Dataset, load
-from chainrule.data.reading import file_size, printable, reading
+from chainrule.data import load
+from chainrule.data.reading import printable
 from chainrule.errors import ChainruleError
 from chainrule.model import Chain
 from chainrule.models import Run
@@ -235,46 +235,3 @@ def free(path: Path, suffixes: tuple[str, ...], force: bool) -> Path:
     if not path.parent.is_dir():
         raise ChainruleError(f"the folder {path.parent} does not exist: make it first")
     return path
-
-
-def encode(run: Run, data: Dataset, out: Path, force: bool, json_: bool) -> None:
-    """`chainrule encode`: codes (n, k) as .npy."""
-    code, out = run.code, free(out, (".npy",), force)
-    if data.event is None:
-        raise ChainruleError(
-            f"{data.source} has events of several shapes, a code needs one: crop or resize them"
-        )
-    try:
-        codes = code.transform(np.asarray(data.x, dtype=np.float32))
-    except ValueError as error:
-        raise ChainruleError(
-            f"{data.source} does not fit the code: {' '.join(str(error).split())}"
-        ) from error
-    write_array(out, np.asarray(codes))
-    console.record({"items": len(codes), "code": list(codes.shape[1:]), "file": str(out)}, json_)
-
-
-def decode(run: Run, codes: Path, out: Path, force: bool, json_: bool) -> None:
-    """`chainrule decode`: events from codes, as floats (.npy) or rounded to levels (.png)."""
-    code, out = run.code, free(out, (".png", ".npy"), force)
-    if not hasattr(code, "inverse_transform"):
-        raise ChainruleError(f"{run.info['model']} has no way back from its codes")
-    numbers = read_codes(codes)
-    try:
-        events = code.inverse_transform(numbers)
-    except (TypeError, ValueError) as error:
-        raise ChainruleError(f"{codes} does not fit the code: {' '.join(str(error).split())}") from error
-    if out.suffix == ".npy":
-        write_array(out, np.asarray(events))
-    else:
-        levels = run.info.get("levels") or 256
-        write_events(out, np.clip(np.rint(events), 0, levels - 1).astype(np.int64), run)
-    console.record({"items": len(events), "event": list(np.shape(events)[1:]), "file": str(out)}, json_)
-
-
-def read_codes(path: Path) -> np.ndarray:
-    """The numbers of a .npy file, memory-mapped; objects and arrays larger than their file are refused."""
-    name = printable(str(path))
-    file_size(path, name)
-    with reading(name):
-        return np.lib.format.open_memmap(path, mode="r")

@@ -25,8 +25,10 @@ PALETTE = (BLUE, ORANGE, GREEN, VIOLET, RED)
 
 GAP = 2  # pixels between images of a grid
 SIDE = 64  # pixels at which a small image is comfortable to look at
+ATOM = 48  # the same for an atom, of which there are many
 MASKED = (128, 136, 150, 72)  # RGBA of a pixel that is not given
 MOST_POINTS = 500  # points drawn of a curve
+SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
 INK = "#010203"  # stands for the reader's own ink while matplotlib draws
 
 
@@ -92,6 +94,55 @@ def with_alpha(event: np.ndarray, levels: int, known: np.ndarray | None) -> np.n
     return cell
 
 
+def atoms_sheet(
+    atoms: np.ndarray,
+    order: Sequence[int] | np.ndarray | None = None,
+    columns: int | None = None,
+    scale: int | None = None,
+) -> Image.Image:
+    """Atoms (K, h, w) or (K, h, w, C), C 1 or 3, side by side with transparent gaps of one pixel, RGBA.
+
+    Every atom is scaled by its own largest magnitude: 0 is middle gray, ±1 of that is white or black.
+
+    Args:
+        order: which atoms, in what order, such as np.argsort(-usage); by default all as they come.
+        columns: atoms a row; by default the sheet is about square.
+        scale: every pixel becomes scale × scale; by default small atoms are enlarged to about 48 pixels.
+
+    Example:
+        >>> atoms_sheet(np.zeros((6, 12, 12)), columns=3, scale=2).size
+        (74, 49)
+    """
+    chosen = np.asarray(atoms) if order is None else np.asarray(atoms)[np.asarray(order, int)]
+    if not len(chosen):
+        raise ChainruleError("there are 0 atoms to show: a sheet needs at least 1")
+    tones = [toned(atom) for atom in chosen]
+    height, width = tones[0].shape[:2]
+    columns = columns or math.ceil(math.sqrt(len(tones)))
+    scale = scale or max(1, round(ATOM / max(height, width)))
+    across, down = width * scale + 1, height * scale + 1
+    sheet = np.zeros((math.ceil(len(tones) / columns) * down - 1, columns * across - 1, 4), np.uint8)
+    for i, tone in enumerate(tones):
+        y, x = i // columns * down, i % columns * across
+        cell = sheet[y : y + height * scale, x : x + width * scale]
+        cell[:, :, :3] = tone.repeat(scale, axis=0).repeat(scale, axis=1)
+        cell[:, :, 3] = 255
+    return Image.fromarray(sheet)
+
+
+def toned(atom: np.ndarray) -> np.ndarray:
+    """Signed numbers (h, w) or (h, w, C) as RGB (h, w, 3): 0 is middle gray, the largest magnitude white or black."""
+    atom = np.asarray(atom, np.float64)
+    atom = atom[:, :, None] if atom.ndim == 2 else atom
+    if atom.ndim != 3 or atom.shape[2] not in (1, 3):
+        raise ChainruleError(
+            f"an atom of shape {atom.shape} is no picture: (height, width) or (…, 1 or 3) is"
+        )
+    largest = np.abs(atom).max(initial=0) or 1.0
+    tone = np.rint(127.5 + 127.5 * (atom / largest)).astype(np.uint8)
+    return np.broadcast_to(tone, (*atom.shape[:2], 3))
+
+
 def png(image: Image.Image) -> bytes:
     """The bytes of a PNG file."""
     buffer = io.BytesIO()
@@ -135,6 +186,93 @@ def histogram(series: Mapping[str, Sequence[float] | np.ndarray], xlabel: str, y
     if len(series) > 1:
         axes.legend(frameon=False, labelcolor=INK)
     return svg(figure)
+
+
+def equation(image: np.ndarray, weights: np.ndarray, atoms: np.ndarray, most: int = 7) -> str:
+    """An image (h, w[, C]) written as weights (K,) times atoms (K, h, w[, C]), an SVG picture.
+
+    `0.8 φ₃₆ + 0.3 φ₄₂ + 0.5 φ₆₅`, every φ drawn, numbered from 0 and in the order of their numbers; of more than
+    `most` weights that are not 0 the largest are shown, and how many are left out is said. Image and atoms are
+    each scaled by their own largest magnitude: 0 is middle gray.
+    """
+    weights = np.asarray(weights, np.float64)
+    if weights.ndim != 1 or len(weights) != len(atoms):
+        raise ChainruleError(f"weights of shape {weights.shape} for {len(atoms)} atoms: give each atom one")
+    used = np.flatnonzero(weights)
+    shown = np.sort(used[np.argsort(-np.abs(weights[used]), kind="stable")][:most])
+    signs = ["−" if weights[k] < 0 else "" if i == 0 else "+" for i, k in enumerate(shown)]
+    terms = [f"{sign} {rounded(abs(weights[k]))}".strip() for sign, k in zip(signs, shown, strict=True)]
+    pictures = [("", image, "x ≈" if len(shown) else "x ≈ 0")]
+    pictures += [
+        (term, atoms[k], f"φ{k}".translate(SUBSCRIPTS)) for term, k in zip(terms, shown, strict=True)
+    ]
+    left = len(used) - len(shown)
+    return svg(row_of(pictures, f"+ {left} smaller" if left else ""))
+
+
+def rounded(number: float) -> str:
+    """A number to two digits, without an exponent: 0.8, 0.031, 12."""
+    return np.format_float_positional(number, precision=2, fractional=False, trim="-")
+
+
+def row_of(pictures: Sequence[tuple[str, np.ndarray, str]], end: str):
+    """Pictures with a text before and a text below each, four a line, and a text at the end: a figure."""
+    from matplotlib.figure import Figure
+
+    columns, cell, high, side = 4, 1.3, 1.05, 0.75  # inches
+    lines = math.ceil(len(pictures) / columns) + (0.25 if end else 0)
+    figure = Figure(figsize=(columns * cell, lines * high))
+    width, height = figure.get_size_inches()
+    for i, (before, picture, below) in enumerate(pictures):
+        tone = toned(picture)
+        enlarged = tone.repeat(8, axis=0).repeat(8, axis=1)  # viewers smooth what they enlarge themselves
+        left, bottom = i % columns * cell + cell - side, height - i // columns * high - side - 0.05
+        axes = figure.add_axes((left / width, bottom / height, side / width, side / height))
+        axes.imshow(enlarged, interpolation="none")
+        axes.set_axis_off()
+        middle = (bottom + side / 2) / height
+        figure.text((left - 0.06) / width, middle, before, color=INK, ha="right", va="center", size=11)
+        figure.text(
+            (left + side / 2) / width, (bottom - 0.12) / height, below, color=INK, ha="center", va="center"
+        )
+    if end:
+        figure.text(0.98, 0.12 / height, end, color=INK, ha="right", va="center", size=10)
+    return figure
+
+
+def gabor_plot(fits: Any, side: int) -> str:
+    """Gabor functions fitted to atoms of side × side pixels (a `GaborFits`), an SVG picture.
+
+    Left: where they are and how their stripes run in the square of the atom, each a line as long as a standard
+    deviation of its window, but no longer than a quarter of the square. Right: the same orientations against the
+    frequency in cycles/pixel.
+    """
+    from matplotlib.collections import LineCollection
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.2, 2.9), layout="constrained")
+    place = figure.add_subplot(1, 2, 1)
+    place.add_collection(LineCollection(list(segments(fits, side)), colors=BLUE, lw=1.4, alpha=0.8))
+    place.set(xlim=(-0.5, side - 0.5), ylim=(side - 0.5, -0.5), aspect="equal", xticks=[], yticks=[])
+    place.set_xlabel(f"position in {side} × {side} pixels", color=INK)
+    turn = figure.add_subplot(1, 2, 2, projection="polar")
+    turn.plot(fits.orientation, fits.frequency, ls="", marker="o", ms=3.5, mew=0, color=ORANGE, alpha=0.8)
+    turn.set(thetamin=0, thetamax=180, ylim=(0, max([0.5, *fits.frequency])), yticks=[0.25, 0.5])
+    turn.set_xlabel("orientation, cycles/pixel", color=INK)
+    turn.grid(color=INK, alpha=0.14, lw=0.8)
+    for axes in (place, turn):
+        axes.tick_params(colors=INK, length=0, labelsize=9)
+        for spine in axes.spines.values():
+            spine.set(color=INK, alpha=0.4)
+    return svg(figure)
+
+
+def segments(fits: Any, side: int) -> np.ndarray:
+    """The ends (K, 2, 2) of the lines of `gabor_plot`: x and y in pixels, y downwards."""
+    half = np.stack([np.cos(fits.orientation), -np.sin(fits.orientation)], 1)
+    half *= np.minimum(fits.width_along, side / 4)[:, None] / 2
+    centre = np.stack([fits.x, fits.y], 1)
+    return np.stack([centre - half, centre + half], 1)
 
 
 def blank(xlabel: str, ylabel: str):

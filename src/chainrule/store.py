@@ -6,8 +6,11 @@ import hashlib
 import importlib
 import inspect
 import json
-import math
+import re
 import struct
+import sys
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +29,19 @@ KEY = "chainrule"  # the one metadata key: safetensors writes several in a diffe
 HEADER_LIMIT = 1 << 24  # bytes; a real header holds a line a tensor
 
 CALLS_A_MODEL, CALLS_A_TENSOR = 2000, 100  # of PyTorch, in a constructor; a layer takes about five a tensor
+
+LARGEST = (1 << 31) - 1  # of the integers of a code: what is larger in a file is damage
+DEEPEST = 8  # codes within codes
+PLAIN = {
+    "int",
+    "float",
+    "bool",
+    "str",
+    "None",
+    "list",
+    "tuple",
+    "dict",
+}  # what JSON has; other names are objects
 
 Table = dict[str, str]
 
@@ -56,20 +72,24 @@ def options(cls: type) -> dict[str, inspect.Parameter]:
     return {k: p for k, p in inspect.signature(cls).parameters.items() if p.kind is not p.VAR_KEYWORD}
 
 
-def build(name: str, args: dict[str, Any], table: Table, seed: int = 0) -> Chain | Code:
-    """A new model; its first weights are drawn from `seed` alone."""
+def build(name: str, args: dict[str, Any], table: Table, seed: int = 0, depth: int = 0) -> Chain | Code:
+    """A new model; its first weights are drawn from `seed` alone. `args` are JSON, parts and codes as objects."""
     cls = resolve(name, table)
     known = options(cls)
+    made = {}
     for key, value in args.items():
         if key not in known:
             raise ChainruleError(f"{name} has no option {one_line(repr(key))}: it has {', '.join(known)}")
-        kind = known[key].annotation
+        kind = written(known[key].annotation)
         if not fits(value, kind):
             raise ChainruleError(f"{name} takes {kind} for {key}, not {one_line(repr(value))}")
+        made[key] = (
+            instance(value, key, kind, name, cls, table, depth) if takes_objects(cls, known[key]) else value
+        )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
-            return cls(**args)
+            return cls(**made)
         except (TypeError, RuntimeError, ValueError, OverflowError, ZeroDivisionError) as error:
             given = ", ".join(f"{k}={v}" for k, v in args.items())
             raise ChainruleError(
@@ -77,18 +97,110 @@ def build(name: str, args: dict[str, Any], table: Table, seed: int = 0) -> Chain
             ) from error
 
 
-def fits(value: Any, annotation: Any) -> bool:
-    """Whether a value may be given for a parameter whose annotation is int, float or bool; others take anything."""
+def written(annotation: Any) -> str:
+    """An annotation as it was written; "" where there is none."""
+    if annotation is inspect.Parameter.empty:
+        return ""
+    return annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
+
+
+def fits(value: Any, annotation: str) -> bool:
+    """Whether a value may be given for a parameter: int, float, bool, str and None are checked, others take all."""
+    return any(fits_one(value, one) for one in annotation.split(" | "))
+
+
+def fits_one(value: Any, annotation: str) -> bool:
+    """`fits` for an annotation that is no union."""
     if annotation == "int":
         return isinstance(value, int) and not isinstance(value, bool)
     if annotation == "float":
-        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    return annotation != "bool" or isinstance(value, bool)
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        return number and abs(value) <= sys.float_info.max  # no NaN, no infinity, no integer beyond them
+    if annotation in ("bool", "str"):
+        return type(value).__name__ == annotation
+    return annotation != "None" or value is None
 
 
-def arguments(model: Chain | Code) -> dict[str, Any]:
-    """The constructor arguments of a model, defaults included."""
-    return dict(model.get_params(deep=False)) if isinstance(model, Code) else dict(model.args)
+def takes_objects(cls: type, option: inspect.Parameter) -> bool:
+    """Whether an argument is a part or a code: its default is None, and its annotation says more than JSON has."""
+    if not issubclass(cls, Code) or option.default is not None:
+        return False
+    names = set(re.findall(r"\w+", written(option.annotation)))
+    return bool(names - PLAIN if names else cls.PARTS)
+
+
+def instance(value: Any, key: str, kind: str, name: str, cls: type, table: Table, depth: int) -> Any:
+    """The part or the code that JSON stands for: an object, or the bare name of a kind or of a code."""
+    parts = getattr(cls, "PARTS", {})
+    if value is None or isinstance(value, (Code, *parts.values())):
+        return value
+    of_codes = "Code" in re.findall(r"\w+", kind)
+    if isinstance(value, str):
+        value = {"model": value, "args": {}} if of_codes and value not in parts else {"kind": value}
+    if isinstance(value, dict) and "kind" in value and parts:
+        return part_of(value, key, name, parts)
+    if of_codes and isinstance(value, dict) and value.keys() == {"model", "args"}:
+        return inner_code(value["model"], value["args"], table, depth + 1)
+    choices = [*parts, *(['a code as {"model": ..., "args": {...}}'] if of_codes else [])]
+    raise ChainruleError(f"{name} takes {key} from {', '.join(choices) or kind}, not {one_line(repr(value))}")
+
+
+def part_of(given: dict[str, Any], key: str, name: str, parts: dict[str, type]) -> Any:
+    """The frozen dataclass that {"kind": ..., ...fields} stands for."""
+    kind = given["kind"]
+    if not isinstance(kind, str) or kind not in parts:
+        raise ChainruleError(
+            f"{name} has no {key} of kind {one_line(repr(kind))}: choose from {', '.join(parts)}"
+        )
+    known = {field.name: written(field.type) for field in fields(parts[kind])}
+    for field, value in given.items():
+        if field == "kind":
+            continue
+        if field not in known:
+            raise ChainruleError(
+                f"{kind} has no option {one_line(repr(field))}: it has {', '.join(known) or 'none'}"
+            )
+        if not fits(value, known[field]):
+            raise ChainruleError(f"{kind} takes {known[field]} for {field}, not {one_line(repr(value))}")
+    try:
+        part = parts[kind](**{k: v for k, v in given.items() if k != "kind"})
+        getattr(part, "check", lambda: None)()
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ChainruleError(f"{name} cannot take {key}={one_line(given)}: {one_line(error)}") from error
+    return part
+
+
+def inner_code(name: Any, args: Any, table: Table, depth: int) -> Code:
+    """The code that is an argument of a code."""
+    if not isinstance(name, str) or not isinstance(args, dict):
+        raise ChainruleError(f"a code has a name and arguments, not {one_line(repr((name, args)))}")
+    if depth > DEEPEST:
+        raise ChainruleError(f"codes stand within codes {depth} deep: at most {DEEPEST} are read")
+    if not issubclass(resolve(name, table), Code):
+        raise ChainruleError(f"{name} is a chain, and codes are made of codes")
+    code = build(name, args, table, depth=depth)
+    assert isinstance(code, Code)
+    return code
+
+
+def arguments(model: Chain | Code, table: Table) -> dict[str, Any]:
+    """The constructor arguments of a model, defaults included, as JSON: `build` makes the same of them."""
+    given = model.get_params(deep=False) if isinstance(model, Code) else model.args
+    return {key: plain(value, type(model), table) for key, value in given.items()}
+
+
+def plain(value: Any, cls: type, table: Table) -> Any:
+    """An argument of `cls` as JSON: a part as {"kind": ..., ...fields}, a code as {"model": ..., "args": {...}}."""
+    if isinstance(value, Code):
+        return {"model": name_of(value, table), "args": arguments(value, table)}
+    if not is_dataclass(value) or isinstance(value, type):
+        return value
+    for kind, part in getattr(cls, "PARTS", {}).items():
+        if type(value) is part:
+            return {"kind": kind, **{field.name: getattr(value, field.name) for field in fields(value)}}
+    raise ChainruleError(
+        f"{type(value).__name__} is no part of {cls.__name__}, so it could not be loaded again"
+    )
 
 
 def tensors_of(model: Chain | Code) -> dict[str, Tensor]:
@@ -100,7 +212,7 @@ def tensors_of(model: Chain | Code) -> dict[str, Tensor]:
 
 def dump(model: Chain | Code, table: Table, tensors: dict[str, Tensor] | None = None, **facts: Any) -> bytes:
     """The model as the bytes of a safetensors file. `facts` (JSON) are kept beside the arguments."""
-    header = {"format": FORMAT, "model": name_of(model, table), "args": arguments(model), **facts}
+    header = {"format": FORMAT, "model": name_of(model, table), "args": arguments(model, table), **facts}
     tensors = tensors_of(model) if tensors is None else tensors
     plain = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
     return safetensors.torch.save(plain, {KEY: json.dumps(header, sort_keys=True)})
@@ -129,17 +241,18 @@ def parse(data: bytes, table: Table, origin: str = "the model") -> tuple[Chain |
 
 
 def check_size(name: str, args: dict, tensors: dict[str, Tensor], table: Table, origin: str) -> None:
-    """Refuse arguments that do not belong to the tensors, before any memory is taken for them."""
-    cls = resolve(name, table)
-    if issubclass(cls, Code):
+    """Refuse arguments that do not belong to the tensors, before any memory is taken for them.
+
+    A fitted code takes all its sizes from its arrays, and its constructor only stores: no memory depends on it.
+    """
+    code = issubclass(resolve(name, table), Code)
+    most = LARGEST if code else max(65536, sum(t.numel() for t in tensors.values()))
+    for key, value in integers(args):
+        if abs(value) > most and not (code and key == "random_state"):
+            why = "" if code else f", more than its {most} weights could hold"
+            raise ChainruleError(f"{origin} says {one_line(key)}={one_line(value)}{why}: it is damaged")
+    if code:
         return
-    most = max(65536, sum(t.numel() for t in tensors.values()))
-    for key, value in args.items():
-        if isinstance(value, int) and abs(value) > most:
-            raise ChainruleError(
-                f"{origin} says {one_line(key)}={one_line(value)}, more than its {most} weights could hold: "
-                "it is damaged"
-            )
     with torch.device("meta"), Patience(CALLS_A_MODEL + CALLS_A_TENSOR * len(tensors)):
         expected = {k: (str(v.dtype), *v.shape) for k, v in build(name, args, table).state_dict().items()}
     found = {k: (str(v.dtype), *v.shape) for k, v in tensors.items()}
@@ -149,6 +262,19 @@ def check_size(name: str, args: dict, tensors: dict[str, Tensor], table: Table, 
                 f"{origin} has {found.get(key, 'no array')} for {one_line(key)}, a {name} with its arguments "
                 f"has {expected.get(key, 'none')}: it is damaged or from another version"
             )
+
+
+def integers(args: dict[str, Any]) -> Iterator[tuple[str, int]]:
+    """(name, value) of every integer in arguments, and in the parts and codes among them."""
+    left: list[tuple[str, Any]] = list(args.items())
+    while left:  # no recursion: a file may nest as deep as it likes
+        key, value = left.pop()
+        if isinstance(value, int):
+            yield key, value
+        elif isinstance(value, dict):
+            left += value.items()
+        elif isinstance(value, list):
+            left += [(key, item) for item in value]
 
 
 class Patience(TorchFunctionMode):
@@ -186,7 +312,7 @@ def sha256(model: Chain | Code, table: Table) -> str:
     """The identity of a model: its class, arguments, and sorted (name, dtype, shape, bytes) of its arrays."""
     here = f"{type(model).__module__}:{type(model).__name__}"  # what stands for a class that no table lists
     name = next((name for name, dotted in table.items() if dotted == here), here)
-    digest = hashlib.sha256(json.dumps([name, arguments(model)], sort_keys=True).encode())
+    digest = hashlib.sha256(json.dumps([name, arguments(model, table)], sort_keys=True).encode())
     for name, tensor in sorted(tensors_of(model).items()):
         array = tensor.detach().cpu().contiguous().numpy()
         digest.update(json.dumps([name, str(array.dtype), list(array.shape)]).encode())

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -61,6 +62,36 @@ class Plan:
         """The learning rate of a step."""
         warmup = self.warmup if self.steps is None else min(self.warmup, self.steps // 10)
         return self.lr * min(1.0, (step + 1) / (warmup + 1)) * (1 - self.done(step, seconds))
+
+
+class Learner(Protocol):
+    """What the loop of `fit` can drive, save and take up again. `Training` is one; a code may bring its own.
+
+    Attributes:
+        plan: the budget.
+        step: steps done.
+        seconds: time spent in them.
+        loss: of the last step; what it measures is the model's business.
+        note: something to remember about the training, or "".
+    """
+
+    plan: Plan
+    step: int
+    seconds: float
+    loss: float
+    note: str
+
+    def __iter__(self) -> Iterator[Learner]:
+        """Learn to the end of the budget; yields itself after every step."""
+        ...
+
+    def arrays(self) -> tuple[dict[str, Tensor], dict[str, float]]:
+        """(tensors, counters): the whole state, with at least the counters "step" and "seconds"."""
+        ...
+
+    def restore(self, tensors: dict[str, Tensor], counters: dict[str, float]) -> None:
+        """Go back to what `arrays` gave; a ChainruleError when it is not the whole state of this learner."""
+        ...
 
 
 class Training:

@@ -2,4 +2,11 @@
 
 CODES = {
     "pca": "chainrule.codes.pca:PCA",
+    "predictive": "chainrule.codes.predictive:PredictiveSparseDecomposition",
+    "sparse-coding": "chainrule.codes.sparse_coding:SparseCoding",
+    "sparse-autoencoder": "chainrule.codes.sparse_autoencoder:SparseAutoencoder",
+    "whitening": "chainrule.codes.whitening:Whitening",
+    "olshausen-filter": "chainrule.codes.olshausen:OlshausenFilter",
+    "contrast": "chainrule.codes.contrast:ContrastNormalization",
+    "patches": "chainrule.codes.patches:Patches",
 }

@@ -14,6 +14,7 @@ from chainrule.data.batches import batches, draw, steps_per_epoch, train_holdout
 from chainrule.data.dataset import Dataset
 from chainrule.data.files import load_path
 from chainrule.data.named import NAMED, SPLITS, describe, load_named
+from chainrule.data.patches import COUNT, in_gray, patches_of
 from chainrule.data.reading import shown
 from chainrule.errors import ChainruleError
 
@@ -26,6 +27,10 @@ def load(
     levels: int | None = None,
     classes: bool | Sequence[str] = False,
     channels: int | None = None,
+    gray: bool = False,
+    patches: int | None = None,
+    count: int = COUNT,
+    seed: int = 0,
 ) -> Dataset:
     """A named set, the files at a path, or an array with one item a row, as a `Dataset`.
 
@@ -39,6 +44,9 @@ def load(
         classes: for a folder: each sub-folder is a class. A sequence of names says which class has which
             index, as a model that was fitted needs it. Labels that come with a set are always read.
         channels: 1 or 3, for images: what a model that was fitted needs.
+        gray: colour images become their luminance.
+        patches: instead of the images, `count` random patches of so many pixels across and down, drawn by
+            `seed`. The images may have several sizes.
 
     Raises:
         ChainruleError: nothing of that name, nothing that can be read, or symbols out of range.
@@ -46,6 +54,13 @@ def load(
     >>> load("digits", split="test").event
     (8, 8, 1)
     """
+    data = found(source, split, levels, classes, channels)
+    data = in_gray(data) if gray else data
+    return data if patches is None else patches_of(data, patches, count, seed)
+
+
+def found(source, split, levels, classes, channels) -> Dataset:
+    """What `load` finds, as it is."""
     if isinstance(source, Dataset):
         return source
     if isinstance(source, np.ndarray):

@@ -86,6 +86,13 @@ def read_npz(path: Path, name: str, split: str) -> dict[str, np.ndarray]:
         return {k: np.concatenate(v) if len(v) > 1 else v[0] for k, v in parts.items()}
 
 
+def read_members(path: Path, name: str, keys: Collection[str], kinds: str = "biuU") -> dict[str, np.ndarray]:
+    """These arrays of an .npz file, whose types are of `kinds` (numpy's letters)."""
+    file_size(path, name)
+    with reading(name), zipfile.ZipFile(path) as archive:
+        return {key: read_member(archive, archive.getinfo(f"{key}.npy"), name, kinds) for key in keys}
+
+
 def item_keys(keys: Collection[str], split: str, name: str) -> list[str]:
     """Which of the `keys` of an .npz file hold the items of `split`."""
     if "x" in keys:
@@ -99,7 +106,7 @@ def item_keys(keys: Collection[str], split: str, name: str) -> list[str]:
     raise ChainruleError(f"{name} holds {len(keys)} arrays: call the one to use x, or x_train and x_test")
 
 
-def read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str) -> np.ndarray:
+def read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str, kinds: str = "biu") -> np.ndarray:
     """One array of an .npz file. The zip's checksum is verified on the way."""
     if info.file_size > MAX_UNPACKED:
         unpacked = f"{info.file_size / 2**30:.1f} GiB, over {MAX_UNPACKED >> 30}"
@@ -107,13 +114,13 @@ def read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str) -> n
             f"{name} unpacks to {unpacked}: save it as .npy, which is read from the disk as needed"
         )
     with archive.open(info) as file:
-        check_header(file, info.file_size, name)
+        check_header(file, info.file_size, name, kinds)
     with archive.open(info) as file:
         return np.lib.format.read_array(file, allow_pickle=False)
 
 
-def check_header(file: IO[bytes], size: int, name: str) -> None:
-    """Refuse an array whose header is not integers, or does not add up to the `size` in bytes of the file."""
+def check_header(file: IO[bytes], size: int, name: str, kinds: str = "biu") -> None:
+    """Refuse an array that is not of `kinds`, or does not add up to the `size` in bytes of the file."""
     version = np.lib.format.read_magic(file)
     read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}.get(
         version
@@ -123,7 +130,9 @@ def check_header(file: IO[bytes], size: int, name: str) -> None:
             f"{name} is a .npy file of version {version}: plain integer arrays have 1.0 or 2.0"
         )
     shape, _, dtype = read(file)
-    integers_only(dtype, name)
+    if dtype.kind not in kinds:
+        integers_only(dtype, name)
+        raise ChainruleError(f"{name} holds {dtype} where that makes no sense")
     told, held = math.prod(shape) * dtype.itemsize, size - file.tell()
     if min(shape, default=0) < 0 or told != held:
         raise ChainruleError(

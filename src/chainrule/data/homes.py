@@ -15,12 +15,12 @@ from chainrule.errors import ChainruleError
 
 @dataclass(frozen=True)
 class Home:
-    """A file: its name in CHAINRULE_DATA; the name, address and SHA-256 of its download."""
+    """A file or a folder: its name in CHAINRULE_DATA; the name, address and SHA-256 of its download, if it has one."""
 
     file: str
-    download: str
-    url: str
-    sha256: str
+    download: str = ""
+    url: str = ""
+    sha256: str = ""
 
     def local(self) -> Path | None:
         """The file in CHAINRULE_DATA, when it is there."""
@@ -39,6 +39,9 @@ class Home:
 
     def fetch(self) -> Path:
         """The checked download; nothing is left behind when it fails. Pooch tells standard error about it."""
+        way_out = f"put {self.file} into a folder that CHAINRULE_DATA names"
+        if not self.url:
+            raise ChainruleError(f"{self.file} is not here, and cannot be fetched: {way_out}")
         import pooch
 
         path = self.cached()
@@ -47,7 +50,6 @@ class Home:
         except Exception as error:  # pooch, requests and the disk raise many kinds
             if getattr(error, "response", None) is not None:
                 error.response.close()  # type: ignore[attr-defined]  # pooch leaves it open
-            way_out = f"put {self.file} into a folder that CHAINRULE_DATA names"
             raise ChainruleError(f"{self.url} cannot be fetched ({reason(error)}): {way_out}") from error
 
 
@@ -75,3 +77,5 @@ SHAKESPEARE = Home(
     "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt",
     "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
 )
+BSDS = Home("bsds")
+CALTECH = Home("caltech101_gray96.npz")

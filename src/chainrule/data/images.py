@@ -8,6 +8,7 @@ Files that hold more than what is read of them are listed in `Dataset.reduced`.
 
 from __future__ import annotations
 
+import io
 import logging
 from pathlib import Path
 
@@ -51,13 +52,25 @@ def read_image(path: Path, name: str) -> tuple[np.ndarray, str]:
     """
     file_size(path, name)
     with reading(name), path.open("rb") as file, Image.open(file, formats=tuple(FORMATS)) as image:
-        width, height = image.size
-        if width * height > MAX_PIXELS:
-            raise ChainruleError(f"{name} claims {width} x {height} pixels: at most {MAX_PIXELS} are read")
+        checked(image, name)
         deep = image.mode.startswith("I") or ";16" in str(
             getattr(image, "tile", "")
         )  # known until it is decoded
         return pixels(image, name), ", ".join(["16 bits"] * deep + beyond(image))
+
+
+def read_image_from(data: bytes, name: str) -> np.ndarray:
+    """The pixels of a file that is in memory, (H, W, 1 or 3) uint8."""
+    with reading(name), Image.open(io.BytesIO(data), formats=tuple(FORMATS)) as image:
+        return pixels(checked(image, name), name)
+
+
+def checked(image: Image.Image, name: str) -> Image.Image:
+    """An image that is not yet decoded, when it is not too large."""
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise ChainruleError(f"{name} claims {width} x {height} pixels: at most {MAX_PIXELS} are read")
+    return image
 
 
 def pixels(image: Image.Image, name: str) -> np.ndarray:

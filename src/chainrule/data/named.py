@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from chainrule.data.arrays import from_array, read_npz
+from chainrule.data.arrays import from_array, read_members, read_npz
 from chainrule.data.batches import draw
-from chainrule.data.dataset import Dataset, Numbers
-from chainrule.data.files import read_text
-from chainrule.data.homes import CIFAR10, MNIST, OLIVETTI, SHAKESPEARE, Home
+from chainrule.data.dataset import Dataset, Numbers, gather
+from chainrule.data.files import load_path, read_text
+from chainrule.data.homes import BSDS, CALTECH, CIFAR10, MNIST, OLIVETTI, SHAKESPEARE, Home
+from chainrule.data.images import read_image_from
 from chainrule.data.reading import reading
 from chainrule.errors import ChainruleError
 
@@ -95,6 +96,31 @@ def olivetti_faces(path: Path) -> dict[str, np.ndarray]:
     return {"x": x.astype(np.uint8)}
 
 
+def bsds(split: str) -> Dataset:
+    """100 photographs of the Berkeley segmentation data set, upright and lying; every tenth is for testing."""
+    photos = load_path(BSDS.find(), channels=3)
+    if len(photos) != 100 or photos.kind != "image":
+        raise ChainruleError(f"{BSDS.file} holds {len(photos)} {photos.kind} files, not 100 photographs")
+    return part(photos, np.arange(100) % 10 == 0, split)
+
+
+def caltech101(split: str) -> Dataset:
+    """30 gray images of each of 101 kinds of things, of several sizes; of each the last 15 are for testing."""
+    path = CALTECH.find()
+    arrays = read_members(path, path.name, ("png", "offsets", "y", "classes"))
+    y, ends = arrays["y"], arrays["offsets"]
+    names = tuple(str(name) for name in arrays["classes"])
+    count = 30 * len(names)
+    if len(names) != 101 or not np.array_equal(y, np.arange(count) // 30) or ends.shape != (count + 1,):
+        raise ChainruleError(
+            f"{path.name} does not hold 30 images of each of 101 classes: it is another file"
+        )
+    data = arrays["png"].tobytes()
+    images = [read_image_from(data[ends[i] : ends[i + 1]], f"image {i} of {path.name}") for i in range(count)]
+    whole = Dataset(gather(images), 256, "image", Numbers(count), y.astype(np.int64), names)
+    return part(whole, np.arange(count) % 30 >= 15, split)
+
+
 def shakespeare(split: str) -> Dataset:
     """One text: the first 90 % is for training, the rest for testing, cut as nanoGPT does."""
     path = SHAKESPEARE.find()
@@ -110,7 +136,7 @@ class Named:
 
     read: Callable[[str], Dataset]
     kind: str
-    event: tuple[int, ...]
+    event: tuple[int, ...] | None  # None: they differ
     levels: int
     train: int
     test: int
@@ -169,6 +195,28 @@ NAMED = {
         "faces, people 35-39 for testing",
         OLIVETTI,
     ),
+    "bsds": Named(
+        bsds,
+        "image",
+        None,
+        256,
+        90,
+        10,
+        "research only",
+        "photographs (JPEG originals), every 10th for testing",
+        BSDS,
+    ),
+    "caltech101": Named(
+        caltech101,
+        "image",
+        None,
+        256,
+        1515,
+        1515,
+        "CC BY 4.0",
+        "30 gray images of each of 101 classes, the longer side 96; 15 and 15",
+        CALTECH,
+    ),
     "shakespeare": Named(
         shakespeare,
         "text",
@@ -198,7 +246,7 @@ def describe() -> list[dict[str, Any]]:
 def row(name: str, entry: Named) -> dict[str, Any]:
     """What `chainrule data` prints of one set."""
     home = entry.home
-    available = home is None or home.local() is not None or os.path.lexists(home.cached())
+    available = home is None or home.local() is not None or bool(home.url and os.path.lexists(home.cached()))
     return {
         "name": name,
         "kind": entry.kind,
@@ -207,7 +255,7 @@ def row(name: str, entry: Named) -> dict[str, Any]:
         "train": entry.train,
         "test": entry.test,
         "licence": entry.licence,
-        "home": home.url if home else "scikit-learn",
+        "home": "scikit-learn" if home is None else home.url or "CHAINRULE_DATA",
         "available": available,
         "about": entry.about,
     }

@@ -18,11 +18,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.sparse import issparse
 
 from chainrule import store
 from chainrule.data import Dataset, draw, load, train_holdout
 from chainrule.errors import ChainruleError
-from chainrule.model import Chain
+from chainrule.model import Chain, Code
 from chainrule.models import TABLE, Run
 from chainrule.report import sections
 from chainrule.report.codecs import codec_table
@@ -36,6 +37,7 @@ PATIENCE = 60.0  # seconds that the drawing for one section may take; a card say
 ITEMS, SYMBOLS = 1000, 1 << 21  # scored at most
 CODEC_SYMBOLS = 1 << 18  # given to the codecs at most: WebP at its best packs 50,000 a second
 SHEETS = (64, 49, 36, 25, 16, 9, 4)  # images on a sheet, the most that there is patience for
+SUMS = 4  # images written as sums of atoms
 TEXT = 600  # bytes of a sampled text, and half of what is coloured by surprise
 
 Listener = Callable[[str], object]
@@ -83,6 +85,27 @@ class Subject:
         """The exact scores of all items, when the model is a chain."""
         chain = self.run.model
         return score(chain, self.data) if self.data is not None and isinstance(chain, Chain) else None
+
+    @cached_property
+    def codes(self) -> np.ndarray | None:
+        """The codes of all items (n, *code), when the model is a code of images and the items fit it."""
+        code = self.run.model
+        if self.data is None or not isinstance(code, Code) or self.run.info.get("kind") != "image":
+            return None
+        if self.data.event != code.event_ or not hasattr(code, "inverse_transform"):
+            return None
+        found = code.transform(np.asarray(self.data.x, np.float32))
+        return found.toarray() if issparse(found) else np.asarray(found)
+
+    @property
+    def atoms(self) -> np.ndarray | None:
+        """The atoms (K, h, w, C) of a code whose numbers are weights of images."""
+        atoms, codes = getattr(self.run.model, "components_", None), self.codes
+        if codes is None or atoms is None or codes.shape[1:] != atoms.shape[:1]:
+            return None
+        event = self.run.code.event_
+        drawable = len(event) == 3 and event[2] in (1, 3) and atoms.shape[1] == math.prod(event)
+        return atoms.reshape(-1, *event) if drawable else None
 
     @property
     def levels(self) -> int:
@@ -286,13 +309,45 @@ def coloured_text(subject: Subject) -> str:
 
 def reconstructions(subject: Subject) -> str:
     """Images beside what a code keeps of them."""
-    code, events = subject.run.code, subject.events(36)
-    if not events or subject.run.info.get("kind") != "image" or not hasattr(code, "inverse_transform"):
+    code, codes = subject.run.model, subject.codes
+    if codes is None or not isinstance(code, Code):
         return ""
-    codes = np.asarray(code.transform(np.stack(events).astype(np.float32)))
-    decoded = code.inverse_transform(codes)
-    error = float(np.mean((decoded - np.stack(events)) ** 2))
+    events = np.stack(subject.events(36))
+    decoded = code.inverse_transform(codes[: len(events)])
+    error = float(np.mean((decoded - events) ** 2))
     return sections.reconstructions_section(events, decoded, subject.levels, error, codes[0].size)
+
+
+def atoms(subject: Subject) -> str:
+    """The dictionary of a code."""
+    if subject.atoms is None or subject.codes is None:
+        return ""
+    return sections.atoms_section(subject.atoms, np.abs(subject.codes).sum(0))
+
+
+def sums(subject: Subject) -> str:
+    """A few images as sums of atoms, when few atoms suffice."""
+    if subject.atoms is None or subject.codes is None or not is_sparse(subject.codes):
+        return ""
+    events, weights = np.stack(subject.events(ITEMS)), subject.codes
+    counts = np.count_nonzero(weights, axis=1)
+    # the most legible ones: of few atoms, but of some
+    few = np.argsort(np.where(counts < 3, counts.max() + 1, counts), kind="stable")[:SUMS]
+    offset = subject.run.code.inverse_transform(np.zeros((1, weights.shape[1]), weights.dtype))
+    return sections.sums_section(events[few] - offset, weights[few], subject.atoms)
+
+
+def nonzeros(subject: Subject) -> str:
+    """How many numbers of a sparse code are not 0."""
+    codes = subject.codes
+    if codes is None or codes.ndim != 2 or not is_sparse(codes):
+        return ""
+    return sections.nonzeros_section(np.count_nonzero(codes, axis=1), codes.shape[1], subject.what)
+
+
+def is_sparse(codes: np.ndarray) -> bool:
+    """Whether at least half of all numbers are 0."""
+    return bool(np.count_nonzero(codes) <= codes.size / 2)
 
 
 def facts(subject: Subject) -> str:
@@ -333,7 +388,14 @@ CARDS: dict[str, list[tuple[str, Callable[[Subject], str]]]] = {
         ("facts", facts),
     ],
     "array": [("scores", spread), ("training", training), ("codecs", codecs), ("facts", facts)],
-    "code": [("reconstructions", reconstructions), ("facts", facts)],
+    "code": [
+        ("atoms", atoms),
+        ("sums", sums),
+        ("reconstructions", reconstructions),
+        ("non-zeros", nonzeros),
+        ("training", training),
+        ("facts", facts),
+    ],
 }
 
 
@@ -387,14 +449,15 @@ def held_out(info: dict[str, Any]) -> str:
 
 def fit_command(run: Run) -> str:
     """The command line that makes this run again."""
-    info, training = run.info, run.info.get("training") or {}
+    info, training, reading = run.info, run.info.get("training") or {}, run.info.get("reading") or {}
     chain = isinstance(run.model, Chain)
     options = {
         "model": info["model"],
         "size": info.get("size"),
-        **(info.get("budget") or {} if chain else {}),
+        **(info.get("budget") or {}),
         **({k: training.get(k) for k in ("batch", "lr")} if chain else {}),
         **{k: info.get(k) for k in ("seed", "holdout", "threads")},
+        **{k: reading.get(k) for k in ("patches", "count")},
     }
     words = ["chainrule", "fit", str(info.get("data") or "DATA")]
     for name, value in options.items():
@@ -405,5 +468,5 @@ def fit_command(run: Run) -> str:
         )
     for name, value in sorted((info.get("settings") or {}).items()):
         words += ["--set", f"{name}={value if isinstance(value, str) else json.dumps(value)}"]
-    words += ["--conditional"] if info.get("conditional") else []
+    words += ["--conditional"] * bool(info.get("conditional")) + ["--gray"] * bool(reading.get("gray"))
     return shlex.join([*words, "-o", str(run.path)])

@@ -151,8 +151,10 @@ def codecs_section(codecs: Sequence[Codec], model: float, levels: int, what: str
 
 
 def training_section(metrics: Sequence[Mapping[str, Any]], unit: str = DIM) -> str:
-    """The training curve, from the lines of metrics.jsonl."""
+    """The training curve, from the lines of metrics.jsonl: of a chain in bits, of a code its loss."""
     kinds = {"training": "loss_bits", "held out": "val_bits"}
+    if any("loss" in m for m in metrics):
+        kinds, unit = {"training": "loss"}, "loss"
     series = {}
     for name, key in kinds.items():
         points = [(m["seconds"], m[key]) for m in metrics if key in m]
@@ -160,14 +162,15 @@ def training_section(metrics: Sequence[Mapping[str, Any]], unit: str = DIM) -> s
             series[name] = [x for x, _ in points], [y for _, y in points]
     if not series:
         return ""
-    last = metrics[-1]
+    last, held = metrics[-1], "held out" in series
     return half(
         "Training",
         paragraph(f"{last['step']:,} steps in {duration(last['seconds'])}."),
         drawing(
             plots.curve(series, "seconds of training", unit),
-            f"{unit.capitalize()} of batches in training and of held-out items, falling with time",
-            "Training: a batch each. Held out: an estimate on part of the items that are kept from training.",
+            f"{unit.capitalize()} of batches in training{' and of held-out items' * held}, falling with time",
+            "Training: a batch each."
+            + " Held out: an estimate on part of the items that are kept from training." * held,
         ),
     )
 
@@ -197,6 +200,52 @@ def reconstructions_section(original: Events, decoded: Events, levels: int, erro
         row(
             figure(sheet(original, levels), f"{len(original)} images", "original"),
             figure(sheet(decoded, levels), f"{len(decoded)} reconstructions", "from its code"),
+        ),
+    )
+
+
+def atoms_section(atoms: np.ndarray, usage: np.ndarray, most: int = 256) -> str:
+    """Atoms (K, h, w, C), the `most` used first; `usage` (K,) is how much each is used."""
+    order = np.argsort(-usage, kind="stable")[:most]
+    which = "All" if len(order) == len(atoms) else f"The {len(order):,} most used of"
+    idle = int((usage == 0).sum())
+    unused = f" {idle:,} of them are in no code of these items." if idle else ""
+    columns = math.ceil(math.sqrt(1.6 * len(order)))
+    scale = max(1, min(round(plots.ATOM / atoms.shape[1]), (960 // columns - 1) // atoms.shape[2]))
+    return section(
+        "The atoms",
+        paragraph(
+            f"{which} {len(atoms):,} atoms, in falling order of the sum of their magnitudes in the codes.{unused} "
+            "Each is scaled by its own largest magnitude; 0 is middle gray."
+        ),
+        figure(plots.atoms_sheet(atoms, order, columns, scale), f"{len(order)} atoms"),
+    )
+
+
+def sums_section(images: np.ndarray, weights: np.ndarray, atoms: np.ndarray) -> str:
+    """Images (n, h, w, C) as sums of atoms (K, h, w, C) with weights (n, K)."""
+    drawn = [
+        drawing(plots.equation(image, row_, atoms), f"An image as a sum of {np.count_nonzero(row_)} atoms")
+        for image, row_ in zip(images, weights, strict=True)
+    ]
+    return section(
+        "Images as sums of atoms",
+        paragraph("x is an image less what the code adds to every image. The largest weights are shown."),
+        row(*drawn),
+    )
+
+
+def nonzeros_section(counts: np.ndarray, width: int, what: str) -> str:
+    """How many of the `width` numbers of a code are not 0, (n,) counts; `what` says of which items."""
+    return half(
+        "How sparse the codes are",
+        paragraph(
+            f"{len(counts):,} {what}: {counts.mean():.1f} of {width:,} numbers are not 0 on average, "
+            f"{counts.min():,} to {counts.max():,}."
+        ),
+        drawing(
+            plots.histogram({"items": counts}, "numbers that are not 0"),
+            f"Histogram of the non-zeros of {len(counts)} codes",
         ),
     )
 

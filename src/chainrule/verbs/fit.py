@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,11 @@ import torch
 
 from chainrule import __version__, store
 from chainrule.data import Dataset, batches, load, train_holdout
+from chainrule.data.patches import COUNT
 from chainrule.errors import ChainruleError
 from chainrule.model import Chain, Code
-from chainrule.models import METRICS, MODEL, TABLE, Run
-from chainrule.train import Plan, Training
+from chainrule.models import INFO, METRICS, MODEL, TABLE, Run
+from chainrule.train import Learner, Plan, Training
 from chainrule.verbs.run_folder import (
     Log,
     check_options,
@@ -55,6 +56,9 @@ def fit(
     settings: dict[str, Any] | None = None,
     seed: int = 0,
     conditional: bool = False,
+    patches: int | None = None,
+    count: int | None = None,
+    gray: bool = False,
     holdout: float = 0.05,
     batch: int | None = None,
     lr: float | None = None,
@@ -71,11 +75,15 @@ def fit(
             same as before (an array or a Dataset must be given again).
         model: a name from the tables; by default a chain that suits the kind of data.
         out: the run folder; by default runs/DATA-MODEL.
-        minutes, steps: the budget, one of them; ten minutes without either.
+        minutes, steps: the budget, one of them. Without either a chain takes ten minutes, and a code that learns
+            in steps as many as suit it; other codes need no budget.
         size, settings: a named size of the model, and constructor arguments that override it.
         conditional: condition on the classes that the data come with.
+        patches: learn from random patches of the images, so many pixels across and down; the images may have
+            several sizes. `count` of them (by default 100,000) are drawn by the seed.
+        gray: colour images become their luminance.
         holdout: share of the items kept from training to score it with (at most 1,000 items).
-        batch, lr: items a step and the highest learning rate; by default what suits the model.
+        batch, lr: of a chain: items a step and the highest learning rate; by default what suits the model.
         compile, bfloat16: see `Plan`; without `bfloat16` the model's suggestion is followed.
         resume: go on with the training in `out`; everything else is read from there, but a new budget may be given.
         save_every: seconds between checkpoints, which are all that a killed training loses; 20 by default.
@@ -98,13 +106,15 @@ def fit(
     elif data is None:
         raise ChainruleError("say what to learn from: a path, or a name that chainrule data lists")
     else:
-        dataset = load(data, split="train", classes=conditional)
+        reading = how_to_read(conditional, patches, count, gray, seed)
+        dataset = load(data, **reading)
         info = describe(dataset, model, size, settings or {}, seed, conditional, holdout)
-        info["reading"] = {"split": "train", "classes": conditional}
-        info["budget"] = {
-            "minutes": minutes if steps is not None or minutes else DEFAULT_MINUTES,
-            "steps": steps,
-        }
+        info["reading"] = reading
+        info["budget"] = {"minutes": minutes, "steps": steps}
+        if issubclass(store.resolve(info["model"], TABLE), Code):
+            check_for_chains(info["model"], batch=batch, lr=lr, compile=compile, bfloat16=bfloat16)
+        elif minutes is steps is None:
+            info["budget"]["minutes"] = DEFAULT_MINUTES
         info["training"] = training_options(info["model"], batch, lr, compile, bfloat16)
     if not info["conditional"]:
         dataset = replace(dataset, context=None, classes=())
@@ -113,13 +123,31 @@ def fit(
         check_symbols(built, dataset)
     if not resume:  # what cannot be learned leaves no folder behind
         folder = new_folder(out, info)
-        if isinstance(built, Chain):  # a code is fitted at once: there will be nothing to resume
+        if isinstance(built, Chain) or hasattr(
+            built, "learner"
+        ):  # of what is fitted at once nothing is resumed
             write_info(folder, info)
     listen({"event": "data", "data": dataset})
     learn, held = train_holdout(dataset, info["holdout"]) if info["holdout"] else (dataset, None)
     if isinstance(built, Code):
-        return fit_code(built, learn, folder, info, listen)
+        with left_nothing(folder, new=not resume):
+            fitting = begin(built, learn, info)
+        return fit_code(built, fitting, folder, info, save_every, listen)
     return fit_chain(built, learn, held, folder, info, save_every, listen)
+
+
+def how_to_read(
+    conditional: bool, patches: int | None, count: int | None, gray: bool, seed: int
+) -> dict[str, Any]:
+    """The arguments of `load` for data to learn from; a run keeps them, so that it always sees the same items."""
+    if count is not None and patches is None:
+        raise ChainruleError(f"--count {count} is of patches: say with --patches how large they are")
+    reading: dict[str, Any] = {"split": "train", "classes": conditional}
+    if gray:
+        reading["gray"] = True
+    if patches is not None:
+        reading |= {"patches": patches, "count": COUNT if count is None else count, "seed": seed}
+    return reading
 
 
 def describe(data: Dataset, model, size, settings, seed, conditional, holdout) -> dict[str, Any]:
@@ -137,9 +165,11 @@ def describe(data: Dataset, model, size, settings, seed, conditional, holdout) -
             f"{data.source} has no classes: put the files of each class into a folder of its own"
         )
     seen = data if conditional else replace(data, context=None, classes=())
+    settings = {key: store.plain(value, cls, TABLE) for key, value in settings.items()}
+    seeded = {"random_state": seed} if "random_state" in store.options(cls) else {}
     return {
         "model": name,
-        "args": {**cls.SIZES[size], **cls.configure(seen), **settings},
+        "args": {**cls.SIZES[size], **cls.configure(seen), **seeded, **settings},
         "size": size,
         "settings": settings,
         "data": data.source,
@@ -170,6 +200,14 @@ def training_options(name: str, batch, lr, compile, bfloat16) -> dict[str, Any]:
     return {**suggested, **{k: v for k, v in given.items() if v is not None}, "compile": compile}
 
 
+def check_for_chains(name: str, **given: Any) -> None:
+    """One clear line for an option that a code has no use for."""
+    for option, value in given.items():
+        if value is not None:
+            own = ", ".join(store.options(store.resolve(name, TABLE)))
+            raise ChainruleError(f"--{option} is for chains: {name} has its own options for --set: {own}")
+
+
 def fit_chain(
     chain: Chain,
     learn: Dataset,
@@ -192,39 +230,52 @@ def fit_chain(
     if training is not None:
         restore(training, folder)
         listen({"event": "start", "training": training, "info": info, "folder": folder})
-        run_training(training, held, folder, save_every, listen)
+        log = Log(folder / METRICS, training.step, bits=True)
+        run_training(training, log, folder, save_every, listen, lambda: look(training, held))
         chain.load_state_dict(training.averaged())
     chain.eval()
     facts = {k: v for k, v in info.items() if k not in ("model", "args")}
     if held is not None and len(held) and not held.binarise:
         facts["held_out"] = {"items": len(held), "bits_per_dim": score(chain, held).bits_per_dim}
     if training is not None:
-        facts["trained"] = {"steps": training.step, "seconds": round(training.seconds, 3)}
-        facts["trained"] |= {"note": training.note} if training.note else {}
+        facts["trained"] = trained(training)
     return finish(chain, folder, info, facts, listen)
+
+
+def trained(learner: Learner) -> dict[str, Any]:
+    """What to remember about a training that has ended."""
+    facts: dict[str, Any] = {"steps": learner.step, "seconds": round(learner.seconds, 3)}
+    return facts | ({"note": learner.note} if learner.note else {})
 
 
 def finish(model: Chain | Code, folder: Path, info: dict, facts: dict, listen: Listener) -> Run:
     """Write the model and the last word about the run."""
     store.write_atomic(folder / MODEL, store.dump(model, TABLE, **facts))
-    info = {"model": info["model"], "args": store.arguments(model), **facts}
+    info = {"model": info["model"], "args": store.arguments(model, TABLE), **facts}
     write_info(folder, info)
     listen({"event": "end", "info": info, "folder": folder})
     return Run(folder, model, info)
 
 
 def run_training(
-    training: Training, held: Dataset | None, folder: Path, save_every: float, listen: Listener
+    training: Learner,
+    log: Log,
+    folder: Path,
+    save_every: float,
+    listen: Listener,
+    look: Callable[[], dict[str, float]] = dict,
 ) -> None:
-    """The loop with its checkpoints. Ctrl-C or SIGTERM: the step is finished, the state saved, then it stops."""
-    log = Log(folder / METRICS, training.step)
+    """The loop with its checkpoints. Ctrl-C or SIGTERM: the step is finished, the state saved, then it stops.
+
+    `look` gives what else there is to log, now and then.
+    """
     saved = looked = time.monotonic()
     with interruption() as stopped:
         for state in training:
             now, last = time.monotonic(), training.plan.done(state.step, state.seconds) >= 1
             stop = bool(stopped)  # looked at once: what arrives during this round stops the next, which saves
             if now - looked >= LOOK_EVERY or last:
-                log.write(training, look(training, held))
+                log.write(training, look())
                 looked = time.monotonic()
             elif state.step % 20 == 0:
                 log.write(training, {})
@@ -286,19 +337,49 @@ def interruption() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def fit_code(code: Code, learn: Dataset, folder: Path, info: dict, listen: Listener) -> Run:
-    """Fit a code to all events at once."""
+def begin(code: Code, learn: Dataset, info: dict) -> Learner | float:
+    """The learner of a code that learns in steps; any other code is fitted now: the seconds that it took."""
     if learn.event is None:
         raise ChainruleError(
             f"{info['model']} needs events of one shape, {learn.source} has several: crop or resize them"
         )
+    x, budget = np.asarray(learn.x, dtype=np.float32), info["budget"]
+    own = all(limit is None for limit in budget.values())
     began = time.perf_counter()
     try:
-        code.fit(np.asarray(learn.x, dtype=np.float32))
+        if hasattr(code, "learner"):
+            return code.learner(x, None if own else Plan(**budget, seed=info["seed"]))
+        code.fit(x)
     except (TypeError, ValueError) as error:  # scikit-learn's own complaints about numbers and shapes
         raise ChainruleError(
             f"{info['model']} cannot learn {info['data']}: {store.one_line(error)}"
         ) from error
+    return time.perf_counter() - began
+
+
+def fit_code(
+    code: Any, fitting: Learner | float, folder: Path, info: dict, save_every: float, listen: Listener
+) -> Run:
+    """Run the learner of a code like the training of a chain; write down what has been learned."""
     facts = {k: v for k, v in info.items() if k not in ("model", "args")}
-    facts["trained"] = {"seconds": round(time.perf_counter() - began, 3)}
-    return finish(code, folder, info, facts, listen)
+    if isinstance(fitting, float):
+        facts["trained"] = {"seconds": round(fitting, 3)}
+        return finish(code, folder, info, facts, listen)
+    restore(fitting, folder)
+    listen({"event": "start", "training": fitting, "info": info, "folder": folder})
+    run_training(fitting, Log(folder / METRICS, fitting.step, bits=False), folder, save_every, listen)
+    facts["trained"] = trained(fitting)
+    return finish(code.learned(fitting), folder, info, facts, listen)
+
+
+@contextmanager
+def left_nothing(folder: Path, new: bool) -> Iterator[None]:
+    """A new folder is removed again when it turns out within that there is nothing to put into it."""
+    try:
+        yield
+    except ChainruleError:
+        if new:
+            (folder / INFO).unlink(missing_ok=True)
+            with suppress(OSError):  # somebody has put something else there
+                folder.rmdir()
+        raise

@@ -15,8 +15,9 @@ import torch
 from chainrule import store
 from chainrule.data import Dataset
 from chainrule.errors import ChainruleError
-from chainrule.models import INFO, METRICS, MODEL, STATE
-from chainrule.train import Training
+from chainrule.model import Code
+from chainrule.models import INFO, METRICS, MODEL, STATE, TABLE, can_be_read
+from chainrule.train import Learner
 
 NUMBER, MAYBE_NUMBER = (int, float), (int, float, type(None))
 KEPT: dict[str, Any] = {  # what run.json must hold for a run to go on
@@ -33,7 +34,7 @@ KEPT_PARTS: dict[str, dict[str, Any]] = {
         **{"batch": int, "lr": NUMBER, "window": (int, type(None)), "compile": (bool, type(None))},
         "bfloat16": bool,
     },
-    "reading": {"split": str, "classes": bool},
+    "reading": {"split": str, "classes": bool},  # and what else `can_be_read`
 }
 
 
@@ -82,9 +83,11 @@ def reopen(out: str | Path | None) -> tuple[dict[str, Any], Path]:
         check_types(info, KEPT)
         for part, types in KEPT_PARTS.items():
             check_types(info[part], types)
+        if not can_be_read(info["reading"]):
+            raise ValueError(f"reading is {info['reading']}")
         training, budget = info["training"], (info["budget"]["minutes"], info["budget"]["steps"])
         check_options(*budget, info["seed"], training["lr"], training["batch"], info["holdout"], 0)
-        if budget == (None, None):
+        if budget == (None, None) and not issubclass(store.resolve(info["model"], TABLE), Code):
             raise ValueError("it has no budget")
         if not 1 <= info["threads"] <= 1024:
             raise ValueError(f"threads is {info['threads']}")
@@ -161,7 +164,7 @@ def write_info(folder: Path, info: dict[str, Any]) -> None:
     store.write_atomic(folder / INFO, (json.dumps(info, indent=1, sort_keys=True) + "\n").encode())
 
 
-def checkpoint(training: Training, folder: Path) -> None:
+def checkpoint(training: Learner, folder: Path) -> None:
     """Write the whole state of a training, atomically."""
     tensors, counters = training.arrays()
     plain = {k: v.contiguous().clone() for k, v in tensors.items()}
@@ -170,7 +173,7 @@ def checkpoint(training: Training, folder: Path) -> None:
     )
 
 
-def restore(training: Training, folder: Path) -> None:
+def restore(training: Learner, folder: Path) -> None:
     """Take the state that `checkpoint` wrote, if there is one."""
     path = folder / STATE
     if path.exists():
@@ -182,21 +185,23 @@ def restore(training: Training, folder: Path) -> None:
 
 
 class Log:
-    """metrics.jsonl: a line every 20 steps. Lines beyond the checkpoint that is resumed are dropped."""
+    """metrics.jsonl: a line every 20 steps. Lines beyond the checkpoint that is resumed are dropped.
 
-    def __init__(self, path: Path, step: int):
+    The loss of a chain is in nats and written in bits; that of a code is whatever the code minimises.
+    """
+
+    def __init__(self, path: Path, step: int, bits: bool):
         self.path = path
+        self.name, self.unit = ("loss_bits", math.log(2)) if bits else ("loss", 1.0)
         self.pending: list[str] = []
         self.last: dict[str, float] = {}
-        self.mean, self.step, self.seconds = math.nan, step, -1.0
+        self.step, self.seconds = step, -1.0
         lines = path.read_text(errors="replace").splitlines() if path.exists() else []
         kept = [line for line in lines if step_of(line) <= step]
         store.write_atomic(path, "".join(f"{line}\n" for line in kept).encode())
 
-    def write(self, training: Training, more: dict[str, float]) -> None:
+    def write(self, training: Learner, more: dict[str, float]) -> None:
         """Add a line about the training as it stands."""
-        bits = training.loss / math.log(2)
-        self.mean = bits if math.isnan(self.mean) else 0.9 * self.mean + 0.1 * bits
         speed: dict[str, float] = {}
         if 0 <= self.seconds < training.seconds:
             speed = {"steps_per_s": round((training.step - self.step) / (training.seconds - self.seconds), 3)}
@@ -204,7 +209,7 @@ class Log:
         self.last = {
             "step": training.step,
             "seconds": round(training.seconds, 3),
-            "loss_bits": bits,
+            self.name: training.loss / self.unit,
             **speed,
             **more,
         }
