@@ -195,6 +195,13 @@ def dot(typing, x, at_x, y, at_y, count):
     return x.dtype(x, PLACE, y, PLACE, PLACE), generate
 
 
+def larger(b: ir.IRBuilder, x: ir.Value, at_x: ir.Value, y: ir.Value, at_y: ir.Value) -> tuple:
+    """The larger of x and y and its place; of equal ones the first."""
+    earlier = b.and_(b.fcmp_ordered("==", y, x), b.icmp_signed("<", at_y, at_x))
+    better = b.or_(b.fcmp_ordered(">", y, x), earlier)
+    return b.select(better, y, x), b.select(better, at_y, at_x)
+
+
 @intrinsic
 def most_violated(typing, c, at_c, z, at_z, g, at_g, count, penalty, both):
     """The coordinate of a Lasso that a step of coordinate descent changes most.
@@ -224,12 +231,9 @@ def most_violated(typing, c, at_c, z, at_z, g, at_g, count, penalty, both):
         _, most, where = loop.close(
             [b.add(number, step), b.select(more, size, most), b.select(more, number, where)]
         )
-        for distance in (4, 2, 1):
-            order = ir.Constant(whole, [(i + distance) % LANES for i in range(LANES)])
-            value, index = b.shuffle_vector(most, most, order), b.shuffle_vector(where, where, order)
-            earlier = b.and_(b.fcmp_ordered("==", value, most), b.icmp_signed("<", index, where))
-            better = b.or_(b.fcmp_ordered(">", value, most), earlier)
-            most, where = b.select(better, value, most), b.select(better, index, where)
-        return b.zext(b.extract_element(where, INT(0)), INDEX)
+        lanes = [(b.extract_element(most, INT(i)), b.extract_element(where, INT(i))) for i in range(LANES)]
+        while len(lanes) > 1:
+            lanes = [larger(b, *lanes[i], *lanes[i + 1]) for i in range(0, len(lanes), 2)]
+        return b.zext(lanes[0][1], INDEX)
 
     return PLACE(c, PLACE, z, PLACE, g, PLACE, PLACE, c.dtype, c.dtype), generate
