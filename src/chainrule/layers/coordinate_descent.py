@@ -31,6 +31,7 @@ CHUNK = 256  # events coded together: a fixed number, so that bits do not depend
 HAND_OVER = 0.1  # violation, as a share of λ, at which the support is first solved for
 INEXACT = 0.05  # share of the residual that a solve may leave
 FLAT = 64  # rounding errors, beside the largest ‖dⱼ‖²: a direction of less curvature has none
+MOVES = U(64)  # single moves after which the support is solved for in any case
 SHRINK = 0.3  # share of the violation left by a solve at which the next one begins
 
 
@@ -170,7 +171,7 @@ def code_one(b, gram, penalty, tol, flat, hand_over, shrink, most, both, z, zi, 
     for j in range(K):
         if z[zi + j] != 0:
             axpy(work, c, gram, j * K, K, -z[zi + j])
-    steps, goal, solved = 0, max(tol, hand_over), False
+    steps, moves, goal, solved = 0, U(0), max(tol, hand_over), False
     while steps < most:
         j = most_violated(work, c, z, zi, work, g, K, penalty, both)
         now = work[g + j] * z[zi + j]
@@ -179,8 +180,9 @@ def code_one(b, gram, penalty, tol, flat, hand_over, shrink, most, both, z, zi, 
         if solved:
             if violation <= tol * penalty:
                 return 0
-            goal, solved = max(tol, shrink * violation / penalty), False
-        if violation > goal * penalty:
+            moves, goal, solved = U(0), max(tol, shrink * violation / penalty), False
+        if violation > goal * penalty and moves < MOVES:
+            moves += U(1)
             change /= work[g + j]
             z[zi + j] += change
             axpy(work, c, gram, j * K, K, -change)
