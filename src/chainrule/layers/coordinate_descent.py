@@ -112,7 +112,7 @@ def coordinate_descent(
     if sum(given_up):
         warnings.warn(
             f"{sum(given_up)} of {n} codes violate the conditions by more than {tol} λ after {max_steps} moves "
-            "an atom: raise max_steps or tol; are there atoms that are nearly the same?",
+            "an atom: raise max_steps or tol, or code in float64; do the norms of the atoms differ widely?",
             ConvergenceWarning,
             stacklevel=2,
         )

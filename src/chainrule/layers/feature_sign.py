@@ -52,7 +52,7 @@ def search(b: np.ndarray, gram: np.ndarray, penalty: float, positive: bool, z: n
     """The code z (K,) of one event with correlations b (K,)."""
     z = np.maximum(z, 0) if positive else z.copy()
     slack = ROUNDING * max(np.abs(b).max(initial=0.0), penalty)
-    z = solve(b, gram, penalty, z, np.sign(z))
+    z = solve(b, gram, penalty, z, np.sign(z), slack)
     while True:
         c = b - gram @ z
         beyond = np.where(z == 0, (c if positive else np.abs(c)) - penalty, -np.inf)
@@ -61,30 +61,44 @@ def search(b: np.ndarray, gram: np.ndarray, penalty: float, positive: bool, z: n
             return z
         signs = np.sign(z)
         signs[worst] = np.sign(c[worst])
-        before, z = z, solve(b, gram, penalty, z, signs)
-        if np.array_equal(z, before):  # rounding keeps it from going further
-            return z
+        before, z = z, solve(b, gram, penalty, z, signs, slack)
+        if value(b, gram, penalty, z) >= value(b, gram, penalty, before):  # all that rounding lets it reach
+            return before
 
 
-def solve(b: np.ndarray, gram: np.ndarray, penalty: float, z: np.ndarray, signs: np.ndarray) -> np.ndarray:
+def value(b: np.ndarray, gram: np.ndarray, penalty: float, z: np.ndarray) -> float:
+    """The objective, less ½‖x‖²."""
+    return float(0.5 * z @ gram @ z - b @ z + penalty * np.abs(z).sum())
+
+
+def solve(b, gram, penalty: float, z: np.ndarray, signs: np.ndarray, slack: float) -> np.ndarray:
     """Follow the solution of the equations for `signs`, dropping coefficients that become 0, until none does."""
-
-    def value(z):  # the objective, less ½‖x‖²
-        return 0.5 * z @ gram @ z - b @ z + penalty * np.abs(z).sum()
-
     while signs.any():
         active = np.flatnonzero(signs)
-        target = np.zeros_like(z)
-        inner = gram[np.ix_(active, active)]
-        target[active] = np.linalg.lstsq(inner, b[active] - penalty * signs[active], rcond=None)[0]
-        crossing = active[target[active] * signs[active] <= 0]
-        if not len(crossing):
-            return target
-        # The end points of the search: wherever a coefficient reaches 0 on the way to the target.
-        shares = np.append(z[crossing] / (z[crossing] - target[crossing]), 1.0)
-        points = [z + share * (target - z) for share in shares]
-        for point, j in zip(points, crossing, strict=False):
-            point[j] = 0.0
-        z = min(points, key=value)
+        r = (b - gram @ z)[active] - penalty * signs[active]
+        direction, share = newton(gram[np.ix_(active, active)], r, slack)
+        back = active[direction * signs[active] < 0]
+        step = np.zeros_like(z)
+        step[active] = direction
+        shares = -z[back] / step[back]  # of the step, at which these coefficients are 0
+        share = shares.min(initial=share)
+        z = z + share * step
+        z[back[shares <= share]] = 0
+        if not (shares <= share).any():
+            return z
         signs = np.sign(z)
     return z
+
+
+def newton(inner: np.ndarray, r: np.ndarray, slack: float) -> tuple[np.ndarray, float]:
+    """(direction (A,), share of it to go): to the least ½ δ inner δ − r δ, or where it falls for ever, infinity.
+
+    Where atoms depend on each other `inner` has directions without curvature. If r has a part along these, the
+    objective falls along it in a straight line, until a coefficient becomes 0.
+    """
+    values, vectors = np.linalg.eigh(inner)
+    along = vectors.T @ r
+    flat = values <= ROUNDING * values[-1]
+    if np.abs(along[flat]).max(initial=0.0) > slack:
+        return vectors[:, flat] @ along[flat], np.inf
+    return vectors[:, ~flat] @ (along[~flat] / values[~flat]), 1.0
