@@ -346,8 +346,8 @@ def nonzeros(subject: Subject) -> str:
 
 
 def is_sparse(codes: np.ndarray) -> bool:
-    """Whether at least half of all numbers are 0."""
-    return bool(np.count_nonzero(codes) <= codes.size / 2)
+    """Whether at least a quarter of all numbers are exactly 0: of a dense code hardly any is."""
+    return bool(np.count_nonzero(codes) <= 0.75 * codes.size)
 
 
 def facts(subject: Subject) -> str:

@@ -163,9 +163,10 @@ def training_section(metrics: Sequence[Mapping[str, Any]], unit: str = DIM) -> s
     if not series:
         return ""
     last, held = metrics[-1], "held out" in series
+    ended = f" The loss of the last batch was {last['loss']:.4g}." if "loss" in last else ""
     return half(
         "Training",
-        paragraph(f"{last['step']:,} steps in {duration(last['seconds'])}."),
+        paragraph(f"{last['step']:,} steps in {duration(last['seconds'])}.{ended}"),
         drawing(
             plots.curve(series, "seconds of training", unit),
             f"{unit.capitalize()} of batches in training{' and of held-out items' * held}, falling with time",
