@@ -116,8 +116,8 @@ def test_images_are_flattened_and_their_shape_comes_back(code, images):
     if not code.SPATIAL:
         np.testing.assert_array_equal(dense(of_images.transform(images)), dense(of_rows.transform(flat)))
     np.testing.assert_array_equal(dense(of_images.transform(images)), dense(of_images.transform(flat)))
-    back = of_images.inverse_transform(of_images.transform(images))
-    assert back.shape == images.shape
+    if hasattr(code, "inverse_transform"):
+        assert of_images.inverse_transform(of_images.transform(images)).shape == images.shape
     with pytest.raises(ChainruleError, match=r"\(3, 4, 4\), the code was fitted on \(4, 4, 3\)"):
         of_images.transform(images.transpose(0, 3, 1, 2))
 
@@ -135,8 +135,9 @@ def test_rebuilt_from_its_file_it_gives_the_same_bits(code, images, flat):
     assert {k: type(v) for k, v in vars(rebuilt).items()} == {k: type(v) for k, v in vars(fitted).items()}
     codes = fitted.transform(x)
     np.testing.assert_array_equal(dense(rebuilt.transform(x)), dense(codes))
-    np.testing.assert_array_equal(rebuilt.inverse_transform(codes), fitted.inverse_transform(codes))
-    assert rebuilt.inverse_transform(codes).shape == x.shape
+    if hasattr(code, "inverse_transform"):
+        np.testing.assert_array_equal(rebuilt.inverse_transform(codes), fitted.inverse_transform(codes))
+        assert rebuilt.inverse_transform(codes).shape == x.shape
 
 
 @every_tiny_code
@@ -151,6 +152,9 @@ def test_codes_keep_the_precisions_that_they_promise(code, images, dtype):
 
 @every_tiny_code
 def test_sparse_codes_are_taken_where_that_is_promised(code, images):
+    if not hasattr(code, "inverse_transform"):
+        assert not code.SPARSE
+        return
     fitted = clone(code).fit(images)
     codes = dense(fitted.transform(images))
     if code.SPARSE:
@@ -354,7 +358,9 @@ def test_huge_integers_in_a_damaged_file_cost_no_memory(code, images):
         tracemalloc.start()
         try:
             found = parse(with_header(data, args=replaced(args, path, store.LARGEST)), TABLE)[0]
-            found.inverse_transform(found.transform(images[:2]))
+            codes = found.transform(images[:2])
+            if hasattr(found, "inverse_transform"):
+                found.inverse_transform(codes)
         except (ValueError, RuntimeError):
             pass  # refused
         finally:

@@ -8,5 +8,6 @@ CODES = {
     "whitening": "chainrule.codes.whitening:Whitening",
     "olshausen-filter": "chainrule.codes.olshausen:OlshausenFilter",
     "contrast": "chainrule.codes.contrast:ContrastNormalization",
+    "pooled": "chainrule.codes.pooled:PooledCode",
     "patches": "chainrule.codes.patches:Patches",
 }

@@ -7,9 +7,9 @@ import math
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
-from chainrule.data.patches import overlapped, starts
+from chainrule.data.patches import overlapped
 from chainrule.errors import ChainruleError
-from chainrule.layers.images import as_images, image_shape
+from chainrule.layers.images import Grid, as_images, cut, image_shape, patch_grid
 from chainrule.model import Code
 
 
@@ -59,23 +59,17 @@ class Patches(Code):
 
     def transform(self, X):
         """Images (n, H, W, C) -> patches (n, P, h, w, C); h and w are `side`, or what the image has of it."""
-        images = as_images(self.rows(X), self.event_)
-        down, across, patch = self._grid()
-        views = np.lib.stride_tricks.sliding_window_view(images, patch[:2], axis=(1, 2))
-        views = np.moveaxis(views, 3, -1)  # (n, rows, columns, h, w, C)
-        return views[:, down[:, None], across].reshape(len(images), len(down) * len(across), *patch)
+        images, grid = as_images(self.rows(X), self.event_), self._grid()
+        return cut(images, grid).reshape(len(images), len(grid), *grid.patch)
 
     def inverse_transform(self, Z):
         """Patches (n, P, h, w, C), flattened or not -> images (n, H, W, C)."""
         check_is_fitted(self)
-        down, across, patch = self._grid()
+        grid = self._grid()
         flat = np.asarray(Z).reshape(len(Z), math.prod(np.shape(Z)[1:]))
-        codes = self.codes(flat, len(down) * len(across) * math.prod(patch))
-        patches = codes.reshape(len(codes), len(down), len(across), *patch)
-        return self.events(overlapped(patches, down, across, image_shape(self.event_)))
+        codes = self.codes(flat, len(grid) * grid.size)
+        patches = codes.reshape(len(codes), len(grid.down), len(grid.across), *grid.patch)
+        return self.events(overlapped(patches, grid.down, grid.across, image_shape(self.event_)))
 
-    def _grid(self):
-        # where patches start, (P down,) and (P across,), and their shape (h, w, C)
-        height, width, channels = image_shape(self.event_)
-        patch = min(self.side, height), min(self.side, width), channels
-        return starts(height, patch[0], self.stride), starts(width, patch[1], self.stride), patch
+    def _grid(self) -> Grid:
+        return patch_grid(image_shape(self.event_), self.side, self.stride)

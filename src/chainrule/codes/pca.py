@@ -38,6 +38,7 @@ class PCA(Code):
 
     # The published size is the 30 of Hinton & Salakhutdinov 2006, figures 2 and 3.
     SIZES = {"tiny": {"n_components": 4}, "laptop": {}, "paper": {}}
+    TYPES = (np.float64, np.float32)
 
     def __init__(self, n_components: int = 30, whiten: bool = False):
         self.n_components = n_components
@@ -53,7 +54,7 @@ class PCA(Code):
 
     def fit(self, X, y=None):
         """Learn the mean and the axes of X (n, *event), n ≥ 2."""
-        rows = self.rows(X, reset=True)
+        rows = self.rows(X, reset=True).astype(float, copy=False)
         if self.n_components < 1:
             raise ChainruleError(f"n_components={self.n_components}: a code needs at least 1 number")
         self.mean_ = rows.mean(0)
@@ -66,14 +67,16 @@ class PCA(Code):
 
     def transform(self, X):
         """X (n, *event) -> codes (n, k): W(x − mean), whitened if asked."""
-        codes = (self.rows(X) - self.mean_) @ self.components_.T
-        return codes / self._scale() if self.whiten else codes
+        rows = self.rows(X)
+        codes = (rows - self.mean_.astype(rows.dtype)) @ self.components_.T.astype(rows.dtype)
+        return codes / self._scale().astype(rows.dtype) if self.whiten else codes
 
     def inverse_transform(self, Z):
         """Codes (n, k) -> events (n, *event): the point of the principal subspace that has these codes."""
         check_is_fitted(self)
         codes = self.codes(Z, len(self.components_))
-        return self.events((codes * self._scale() if self.whiten else codes) @ self.components_ + self.mean_)
+        rows = (codes * self._scale() if self.whiten else codes) @ self.components_ + self.mean_
+        return self.events(rows.astype(codes.dtype))
 
     def _scale(self):
         # (k,) standard deviations. Eigenvalues are known to 1e-16 of the largest, so deviations below 1e-7 of
