@@ -188,3 +188,14 @@ def test_the_command_line_tells_how_a_code_learns(tmp_path, capsys, options):
     else:
         assert "running-mean learns 60 items" in said
         assert "for 25 steps" in said
+
+
+def test_what_comes_before_a_sparse_code_sees_images_and_not_rows(tmp_path):
+    images = np.random.default_rng(0).integers(0, 17, size=(60, 8, 8, 1)).astype(np.uint8)
+    before = {"model": "olshausen-filter", "args": {}}
+    settings = {"before": before, "n_components": 9, "penalty": 0.1}
+    data = Dataset(images, levels=17, kind="image")
+    run = fit(data, "sparse-coding", out=tmp_path / "run", steps=2, settings=settings, holdout=0.0)
+    filtered = store.build("olshausen-filter", {}, TABLE).fit(images).transform(images.astype(np.float32))
+    np.testing.assert_allclose(run.code.before_.transform(images.astype(np.float32)), filtered, atol=1e-5)
+    assert open_run(tmp_path / "run").code.inverse_transform(run.code.transform(images)).shape == images.shape

@@ -404,7 +404,8 @@ def test_the_sums_of_a_page_are_the_reconstructions(tmp_path, monkeypatch):
     monkeypatch.setattr(sections, "sums_section", lambda *arrays: given.extend(arrays) or "")
     reporting.atoms(subject)
     reporting.sums(subject)
-    images, weights, atoms = given
+    images, weights, atoms, prepared = given
+    assert not prepared
     assert len(images) == reporting.SUMS
     offset = run.code.decoder_bias_.reshape(8, 8, 1)
     decoded = np.einsum("nk,khwc->nhwc", weights, atoms) + offset
@@ -412,6 +413,22 @@ def test_the_sums_of_a_page_are_the_reconstructions(tmp_path, monkeypatch):
     originals = np.stack(subject.events(1000)).astype(float)
     for image in images:
         assert np.abs(originals - (image + offset)).max((1, 2, 3)).min() < 1e-4
+
+
+def test_the_sums_of_prepared_images_are_what_the_lasso_saw(tmp_path, monkeypatch):
+    settings = {"penalty": 0.05, "n_components": 40}
+    run = chainrule.fit("digits", "sparse-coding", out=tmp_path / "run", settings=settings, steps=40)
+    subject = reporting.Subject(run, *reporting.items_of(run, None))
+    given = []
+    monkeypatch.setattr(sections, "sums_section", lambda *arrays: given.extend(arrays) or "")
+    monkeypatch.setattr(reporting, "is_sparse", lambda codes: True)
+    reporting.sums(subject)
+    images, weights, atoms, prepared = given
+    assert prepared
+    left = images - np.einsum("nk,khwc->nhwc", weights, atoms)
+    correlations = np.abs(np.einsum("nhwc,khwc->nk", left, atoms))
+    assert correlations.max() < 0.05 * 1.01  # no atom correlates with the rest by more than λ
+    assert np.square(left).sum() < 0.5 * np.square(images).sum()
 
 
 def test_codes_that_are_no_images_have_a_page_without_pictures(tmp_path):

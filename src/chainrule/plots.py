@@ -219,7 +219,7 @@ def row_of(pictures: Sequence[tuple[str, np.ndarray, str]], end: str):
     """Pictures with a text before and a text below each, four a line, and a text at the end: a figure."""
     from matplotlib.figure import Figure
 
-    columns, cell, high, side = 4, 1.3, 1.05, 0.75  # inches
+    columns, cell, high, side = 4, 1.5, 1.05, 0.75  # inches
     lines = math.ceil(len(pictures) / columns) + (0.25 if end else 0)
     figure = Figure(figsize=(columns * cell, lines * high))
     width, height = figure.get_size_inches()

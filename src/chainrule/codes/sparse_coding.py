@@ -168,7 +168,7 @@ class SparseCoding(Code):
         self._check()
         rows = self.rows(X, reset=True, fewest=1)
         if self.before is not None:
-            self.before_ = clone(self.before).fit(rows)
+            self.before_ = clone(self.before).fit(self.events(rows))
         training = self.training or Online()
         training.check()
         plan = plan or Plan(steps=training.steps(len(rows)), seed=self.random_state)
@@ -189,7 +189,7 @@ class SparseCoding(Code):
             self._check()
         rows = self.rows(X, reset=first, fewest=1)
         if first and self.before is not None:
-            self.before_ = clone(self.before).fit(rows)
+            self.before_ = clone(self.before).fit(self.events(rows))
         training = self.training if isinstance(self.training, Online) else Online()
         learner = OnlineLearner(self, training, rows, Plan(steps=1, seed=self.random_state))
         if not first:
@@ -221,7 +221,10 @@ class SparseCoding(Code):
         return (self.solver or CoordinateDescent())(rows, atoms, self.penalty, self.positive, start)
 
     def _prepare(self, rows: np.ndarray) -> np.ndarray:
-        return rows if self.before is None else self.before_.transform(rows)
+        # (n, d) -> (n, width of what comes before), which may want to know which numbers are neighbours
+        if self.before is None:
+            return rows
+        return self.before_.transform(self.events(rows)).reshape(len(rows), -1)
 
     def _check(self) -> None:
         check_sizes(n_components=self.n_components)

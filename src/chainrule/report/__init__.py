@@ -104,8 +104,21 @@ class Subject:
         if codes is None or atoms is None or codes.shape[1:] != atoms.shape[:1]:
             return None
         event = self.run.code.event_
-        drawable = len(event) == 3 and event[2] in (1, 3) and atoms.shape[1] == math.prod(event)
+        turned = getattr(
+            getattr(self.run.model, "before_", None), "rotate", False
+        )  # then no number is a pixel
+        drawable = (
+            len(event) == 3 and event[2] in (1, 3) and atoms.shape[1] == math.prod(event) and not turned
+        )
         return atoms.reshape(-1, *event) if drawable else None
+
+    def as_sums(self) -> np.ndarray:
+        """All items as what codes times atoms approximate: as prepared by `before`, or less the code's offset."""
+        code, x = self.run.code, np.asarray(self.data.x if self.data else (), np.float32)
+        if hasattr(code, "before_"):
+            return code.before_.transform(x).reshape(x.shape)
+        nothing = np.zeros((1, len(code.components_)), np.float32)
+        return x - code.inverse_transform(nothing)
 
     @property
     def levels(self) -> int:
@@ -327,14 +340,15 @@ def atoms(subject: Subject) -> str:
 
 def sums(subject: Subject) -> str:
     """A few images as sums of atoms, when few atoms suffice."""
-    if subject.atoms is None or subject.codes is None or not is_sparse(subject.codes):
+    weights = subject.codes
+    if subject.atoms is None or weights is None or not is_sparse(weights):
         return ""
-    events, weights = np.stack(subject.events(ITEMS)), subject.codes
-    counts = np.count_nonzero(weights, axis=1)
-    # the most legible ones: of few atoms, but of some
-    few = np.argsort(np.where(counts < 3, counts.max() + 1, counts), kind="stable")[:SUMS]
-    offset = subject.run.code.inverse_transform(np.zeros((1, weights.shape[1]), weights.dtype))
-    return sections.sums_section(events[few] - offset, weights[few], subject.atoms)
+    images = subject.as_sums()
+    # the most legible ones: of three to seven atoms, and of much contrast
+    far = np.maximum(np.abs(np.count_nonzero(weights, axis=1) - 5), 2)
+    few = np.lexsort((-np.square(images).sum((1, 2, 3)), far))[:SUMS]
+    prepared = getattr(subject.run.model, "before_", None) is not None
+    return sections.sums_section(images[few], weights[few], subject.atoms, prepared)
 
 
 def nonzeros(subject: Subject) -> str:

@@ -223,15 +223,16 @@ def atoms_section(atoms: np.ndarray, usage: np.ndarray, most: int = 256) -> str:
     )
 
 
-def sums_section(images: np.ndarray, weights: np.ndarray, atoms: np.ndarray) -> str:
-    """Images (n, h, w, C) as sums of atoms (K, h, w, C) with weights (n, K)."""
+def sums_section(images: np.ndarray, weights: np.ndarray, atoms: np.ndarray, prepared: bool = False) -> str:
+    """Images (n, h, w, C) as sums of atoms (K, h, w, C) with weights (n, K); `prepared`: as a code before made them."""
+    x = "as it is prepared for the code" if prepared else "less what the code adds to every image"
     drawn = [
         drawing(plots.equation(image, row_, atoms), f"An image as a sum of {np.count_nonzero(row_)} atoms")
         for image, row_ in zip(images, weights, strict=True)
     ]
     return section(
         "Images as sums of atoms",
-        paragraph("x is an image less what the code adds to every image. The largest weights are shown."),
+        paragraph(f"x is an image {x}. The largest weights are shown."),
         row(*drawn),
     )
 
