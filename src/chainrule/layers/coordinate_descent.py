@@ -24,12 +24,12 @@ from sklearn.exceptions import ConvergenceWarning
 from chainrule import jit
 from chainrule.layers.lasso import lasso_problem
 from chainrule.layers.sparse import blas, by_chunks, warm
-from chainrule.layers.vectors import LANES, axpy, copy, dot, most_violated, product, xpay
+from chainrule.layers.vectors import LANES, axpy, copy, dot, most_violated, product, times, xpay
 
 U = np.uint64  # places are unsigned, or every access would look for a negative one
 CHUNK = 256  # events coded together: a fixed number, so that bits do not depend on the threads
 HAND_OVER = 0.1  # violation, as a share of λ, at which the support is first solved for
-INEXACT = 0.05  # share of the residual that a solve may leave
+INEXACT = 0.1  # share of the residual that a solve may leave
 FLAT = 64  # rounding errors, beside the largest ‖dⱼ‖²: a direction of less curvature has none
 MOVES = U(64)  # single moves after which the support is solved for in any case
 SHRINK = 0.3  # share of the violation left by a solve at which the next one begins
@@ -78,36 +78,24 @@ def coordinate_descent(
     """
     rows, atoms = lasso_problem(rows, atoms, penalty)
     n, count = len(rows), len(atoms)
-    padded = np.zeros(
-        (-(-count // LANES) * LANES, rows.shape[1]), rows.dtype
-    )  # atoms of zeros are never used
+    padded = np.zeros((-(-count // LANES) * LANES, rows.shape[1]), rows.dtype)  # atoms of zeros are never used
     padded[:count] = atoms
-    start = warm(start, n, count, rows.dtype)
+    start = csr_array((n, count), dtype=rows.dtype) if start is None else warm(start, n, count, rows.dtype)
     real = rows.dtype.type
     given_up = []
 
     def code(chunk: slice) -> csr_array:
         b = np.matmul(rows[chunk], padded.T, out=aligned((len(rows[chunk]), len(padded)), rows.dtype))
-        z = aligned(b.shape, rows.dtype)
-        if start is not None:
-            z[:, :count] = start[chunk].toarray()
-            np.maximum(z, 0 if positive else -np.inf, out=z)
-        given_up.append(code_chunk(b, gram, z, options))
-        return nonzeros(z, count)
+        codes, unsolved = code_chunk(b, gram, start[chunk], options)
+        given_up.append(unsolved)
+        return codes
 
     # One product is one thread's work: its bits must not depend on how many threads there are.
     with blas().limit(limits=1, user_api="blas"):
         gram = np.matmul(padded, padded.T, out=aligned((len(padded), len(padded)), rows.dtype))
         flat = real(FLAT * np.finfo(rows.dtype).eps * np.diag(gram).max())
-        options = (
-            real(penalty),
-            real(tol),
-            flat,
-            real(HAND_OVER),
-            real(SHRINK),
-            max_steps * count,
-            real(not positive),
-        )
+        both = real(not positive)
+        options = (real(penalty), real(tol), flat, real(HAND_OVER), real(SHRINK), max_steps * count, both)
         codes = by_chunks(code, n, count, CHUNK, rows.dtype, threads)
     if sum(given_up):
         warnings.warn(
@@ -127,54 +115,66 @@ def aligned(shape: tuple[int, ...], dtype) -> np.ndarray:
     return memory[first : first + count].reshape(shape)
 
 
-def code_chunk(b: np.ndarray, gram: np.ndarray, z: np.ndarray, options: tuple) -> int:
-    """Solve for the codes z (n, K), in place, from correlations b (n, K); gives how many were given up."""
-    width = b.shape[1]
-    stride = width + 2 * LANES  # of the vectors and, at most, of the matrix of a support
+def code_chunk(b: np.ndarray, gram: np.ndarray, start: csr_array, options: tuple) -> tuple[csr_array, int]:
+    """(codes (n, K), how many were given up) from correlations b (n, K padded) and the codes to start from."""
+    n, width = b.shape
+    stride = width + 2 * LANES  # of the vectors of a support and of its matrix
     work = aligned((2 * width + (5 + width) * stride,), b.dtype)
-    support = np.empty(width, np.int32)
+    z, support, inside = aligned((width,), b.dtype), np.empty(width, np.int32), np.zeros(width, np.bool_)
+    data, columns, ends = np.empty(b.size, b.dtype), np.empty(b.size, np.int32), np.zeros(n + 1, np.int32)
+    given = start.data, start.indices.astype(np.int32, copy=False), start.indptr.astype(np.int32, copy=False)
     with jit.ieee():
-        return descend(b.ravel(), gram.ravel(), *options, z.ravel(), work, support, width, stride)
-
-
-def nonzeros(z: np.ndarray, count: int) -> csr_array:
-    """The first `count` columns of z as CSR; those behind them are 0."""
-    rows, columns = np.nonzero(z)
-    ends = np.searchsorted(rows, np.arange(len(z) + 1))
-    parts = z[rows, columns], columns.astype(np.int32), ends.astype(np.int32)
-    return csr_array(parts, shape=(len(z), count))
+        unsolved = descend(
+            b.ravel(), gram.ravel(), *options, *given, z, work, support, inside, stride, data, columns, ends
+        )
+    parts = data[: ends[-1]].copy(), columns[: ends[-1]].copy(), ends
+    return csr_array(parts, shape=start.shape), unsolved
 
 
 # ---- the kernel ----------------------------------------------------------------------------------------
-# c (K,) correlations of the residual, g (K,) diagonal of G, both at the beginning of `work`; then five vectors and a
-# matrix for the support: r residual of its equations, p direction, q = G_AA p, delta the solution, s the signs.
+# z (K,) the code, and in `work`: c (K,) correlations of the residual, g (K,) diagonal of G, five vectors and the matrix
+# of the support: r residual of its equations, p direction, q = G_AA p, delta the solution, active 1 or 0. The support
+# keeps the atoms that were once in it, so that the matrix only grows; they are not active.
 
 
 @jit.compiled
-def descend(b, gram, penalty, tol, flat, hand_over, shrink, most, both, z, work, support, width, stride):
-    """Code every row of z; gives how many were given up."""
-    K, unsolved = U(width), 0
+def descend(
+    b, gram, penalty, tol, flat, hand_over, shrink, most, both,
+    from_data, from_columns, from_ends, z, work, support, inside, stride, data, columns, ends,
+):  # fmt: skip
+    """Code every row of b into the CSR parts data, columns, ends; gives how many were given up."""
+    K, unsolved, filled = U(len(z)), 0, U(0)
     for j in range(K):
         work[K + j] = gram[j * K + j]
-    for i in range(U(len(z) // width)):
+    for i in range(U(len(ends) - 1)):
+        for at in range(from_ends[i], from_ends[i + U(1)]):
+            value = from_data[at]
+            z[U(from_columns[at])] = value if value > 0 else value * both
         unsolved += code_one(
-            b, gram, penalty, tol, flat, hand_over, shrink, most, both, z, i * K, work, support, K, U(stride)
+            b, i * K, gram, penalty, tol, flat, hand_over, shrink, most, both, z, work, support, inside, K, U(stride)
         )
+        for j in range(K):
+            data[filled], columns[filled] = z[j], j
+            filled += U(z[j] != 0)
+            z[j] = 0
+            inside[j] = False
+        ends[i + U(1)] = filled
     return unsolved
 
 
 @jit.called
-def code_one(b, gram, penalty, tol, flat, hand_over, shrink, most, both, z, zi, work, support, K, stride):
-    """Code the event whose correlations begin at b[zi], from z[zi] on; gives 0, or 1 when the patience ends."""
-    c, g = U(0), K
-    copy(work, c, b, zi, K)
+def code_one(b, bi, gram, penalty, tol, flat, hand_over, shrink, most, both, z, work, support, inside, K, stride):
+    """Code the event whose correlations begin at b[bi], from z on; gives 0, or 1 when the patience ends."""
+    c, g, count = U(0), K, U(0)
+    copy(work, c, b, bi, K)
     for j in range(K):
-        if z[zi + j] != 0:
-            axpy(work, c, gram, j * K, K, -z[zi + j])
+        if z[j] != 0:
+            axpy(work, c, gram, j * K, K, -z[j])
+            count = enter(j, gram, work, support, inside, count, K, stride)
     steps, moves, goal, solved = 0, U(0), max(tol, hand_over), False
     while steps < most:
-        j = most_violated(work, c, z, zi, work, g, K, penalty, both)
-        now = work[g + j] * z[zi + j]
+        j = most_violated(work, c, z, U(0), work, g, K, penalty, both)
+        now = work[g + j] * z[j]
         change = thresholded(work[c + j] + now, penalty, both) - now
         violation = abs(change)
         if solved:
@@ -184,13 +184,28 @@ def code_one(b, gram, penalty, tol, flat, hand_over, shrink, most, both, z, zi, 
         if violation > goal * penalty and moves < MOVES:
             moves += U(1)
             change /= work[g + j]
-            z[zi + j] += change
+            z[j] += change
             axpy(work, c, gram, j * K, K, -change)
+            if not inside[j]:
+                count = enter(j, gram, work, support, inside, count, K, stride)
         else:
-            solve_support(b, gram, penalty, tol, flat, z, zi, work, support, K, stride)
+            solve_support(b, bi, gram, penalty, tol, flat, z, work, support, count, K, stride)
             solved = True
         steps += 1
     return 1
+
+
+@jit.inlined
+def enter(j, gram, work, support, inside, count, K, stride):
+    """Add atom j to the support and its products to the matrix; gives how many are in it."""
+    support[count] = j
+    inside[j] = True
+    matrix = U(2) * K + U(5) * stride
+    for k in range(count + U(1)):
+        product_of_two = gram[j * K + U(support[k])]
+        work[matrix + count * stride + k] = product_of_two
+        work[matrix + k * stride + count] = product_of_two
+    return count + U(1)
 
 
 @jit.inlined
@@ -204,62 +219,58 @@ def thresholded(u, penalty, both):
 
 
 @jit.called
-def solve_support(b, gram, penalty, tol, flat, z, zi, work, support, K, stride):
+def solve_support(b, bi, gram, penalty, tol, flat, z, work, support, count, K, stride):
     """Solve the equations of the support for as long as coefficients change their signs; then c anew."""
-    count = U(0)
-    for j in range(K):
-        if z[zi + j] != 0:
-            support[count] = j
-            count += U(1)
-    while count > U(0):
-        wide = (count + U(2 * LANES)) // U(2 * LANES) * U(2 * LANES)  # from row to row of the matrix
-        equations(gram, penalty, z, zi, work, support, count, K, stride, wide)
-        conjugate_gradients(penalty, tol, flat, z, zi, work, support, count, K, stride, wide)
-        left = follow(z, zi, work, support, count, K, stride)
-        copy(work, U(0), b, zi, K)
-        for k in range(left):
-            axpy(work, U(0), gram, U(support[k]) * K, K, -z[zi + U(support[k])])
-        if left == count:
-            return
-        count = left
+    crossed = True
+    while crossed:
+        equations(penalty, z, work, support, count, K, stride)
+        conjugate_gradients(penalty, tol, flat, z, work, support, count, K, stride)
+        crossed = follow(z, work, support, count, K, stride)
+        copy(work, U(0), b, bi, K)
+        for k in range(count):
+            j = U(support[k])
+            if z[j] != 0:
+                axpy(work, U(0), gram, j * K, K, -z[j])
 
 
 @jit.inlined
-def equations(gram, penalty, z, zi, work, support, count, K, stride, wide):
-    """The matrix G_AA and the right side c_A − λ sign(z_A)."""
-    r, matrix = U(2) * K, U(2) * K + U(5) * stride
+def equations(penalty, z, work, support, count, K, stride):
+    """The right side c_A − λ sign(z_A), and which coefficients are active; zeros behind them."""
+    r = U(2) * K
+    active = r + U(4) * stride
     for k in range(count):
         j = U(support[k])
-        work[r + k] = work[j] - (penalty if z[zi + j] > 0 else -penalty)
-        row, out = j * K, matrix + k * wide
-        for m in range(count):
-            work[out + m] = gram[row + U(support[m])]
-        for m in range(count, wide):
-            work[out + m] = 0
+        side = z[j] * 0
+        work[r + k] = work[active + k] = side
+        if z[j] != 0:
+            work[active + k] = side + U(1)
+            work[r + k] = work[j] - (penalty if z[j] > 0 else -penalty)
+    for k in range(count, count + U(2 * LANES)):
+        work[r + k] = work[active + k] = 0
 
 
 @jit.inlined
-def conjugate_gradients(penalty, tol, flat, z, zi, work, support, count, K, stride, wide):
+def conjugate_gradients(penalty, tol, flat, z, work, support, count, K, stride):
     """delta with G_AA delta = r (Hestenes & Stiefel 1952), or nearly so: what is left is for the next solve."""
     r = U(2) * K
-    p, q, delta, matrix = r + stride, r + U(2) * stride, r + U(3) * stride, r + U(5) * stride
-    for k in range(count, count + U(2 * LANES)):  # behind the runs there are zeros
-        work[r + k] = work[q + k] = 0
-    copy(work, p, work, r, count + U(LANES))
-    for k in range(count + U(LANES)):
+    p, q, delta, active = r + stride, r + U(2) * stride, r + U(3) * stride, r + U(4) * stride
+    matrix, wide = active + stride, count + U(LANES)
+    copy(work, p, work, r, wide)
+    for k in range(wide):
         work[delta + k] = 0
     size = dot(work, r, work, r, count)
     enough = max(penalty * penalty * tol * tol / 100, size * INEXACT * INEXACT)
     for _ in range(U(2) * count + U(10)):
         if size <= enough:
             return
-        product(work, q, work, p, work, matrix, count, wide)
+        product(work, q, work, p, work, matrix, count, stride)
+        times(work, q, work, active, wide)
         curvature = dot(work, p, work, q, count)
         if curvature <= flat * dot(work, p, work, p, count):
             # Along p the objective falls in a straight line until a coefficient reaches 0: `follow` stops there.
             for k in range(count):
                 work[delta + k] = 0
-            axpy(work, delta, work, p, count, beyond_crossing(z, zi, work, support, count, p))
+            axpy(work, delta, work, p, count, beyond_crossing(z, work, support, count, p))
             return
         axpy(work, delta, work, p, count, size / curvature)
         axpy(work, r, work, q, count, -size / curvature)
@@ -269,33 +280,32 @@ def conjugate_gradients(penalty, tol, flat, z, zi, work, support, count, K, stri
 
 
 @jit.inlined
-def beyond_crossing(z, zi, work, support, count, p):
+def beyond_crossing(z, work, support, count, p):
     """A step along p after which some coefficient has changed its sign; 0 when there is none."""
     step = work[p] - work[p]
     for k in range(count):
-        now, along = z[zi + U(support[k])], work[p + k]
+        now, along = z[U(support[k])], work[p + k]
         if now * along < 0 and (step == 0 or -2 * now / along < step):
             step = -2 * now / along
     return step
 
 
 @jit.inlined
-def follow(z, zi, work, support, count, K, stride):
-    """z_A += t delta for the largest t ≤ 1 that changes no sign; gives how many coefficients are left."""
+def follow(z, work, support, count, K, stride):
+    """z_A += t delta for the largest t ≤ 1 that changes no sign; gives whether a coefficient became 0."""
     delta = U(2) * K + U(3) * stride
     t = work[delta] - work[delta] + U(1)
     for k in range(count):
-        now, step = z[zi + U(support[k])], work[delta + k]
-        if (now + step) * now <= 0:
+        now, step = z[U(support[k])], work[delta + k]
+        if now != 0 and (now + step) * now <= 0:
             t = min(t, -now / step)
-    left = U(0)
+    crossed = False
     for k in range(count):
         j, step = U(support[k]), work[delta + k]
-        now = z[zi + j]
-        if (now + step) * now <= 0 and -now / step <= t:
-            z[zi + j] = 0
+        now = z[j]
+        if now != 0 and (now + step) * now <= 0 and -now / step <= t:
+            z[j] = 0
+            crossed = True
         else:
-            z[zi + j] = now + t * step
-            support[left] = j
-            left += U(1)
-    return left
+            z[j] = now + t * step
+    return crossed

@@ -122,6 +122,20 @@ def copy(typing, y, at_y, x, at_x, count):
 
 
 @intrinsic
+def times(typing, y, at_y, x, at_x, count):
+    """y[at_y + i] *= x[at_x + i]"""
+
+    def generate(context, b, signature, args):
+        y_run, x_run = runs(context, b, signature, args, (0, 2))
+        loop = Loop(b, context.get_value_type(signature.args[0].dtype), args[4], [])
+        loop.store(b.fmul(loop.load(y_run), loop.load(x_run)), y_run)
+        loop.close([])
+        return context.get_dummy_value()
+
+    return types.void(y, PLACE, x, PLACE, PLACE), generate
+
+
+@intrinsic
 def product(typing, y, at_y, x, at_x, matrix, at_matrix, count, stride):
     """y = x M: y[at_y + j] = Σ_i x[at_x + i] M[i, j] for a square M with `stride` from row to row.
 
