@@ -78,11 +78,13 @@ def coordinate_descent(
     """
     rows, atoms = lasso_problem(rows, atoms, penalty)
     n, count = len(rows), len(atoms)
-    padded = np.zeros((-(-count // LANES) * LANES, rows.shape[1]), rows.dtype)  # atoms of zeros are never used
+    padded = np.zeros(
+        (-(-count // LANES) * LANES, rows.shape[1]), rows.dtype
+    )  # atoms of zeros are never used
     padded[:count] = atoms
-    start = csr_array((n, count), dtype=rows.dtype) if start is None else warm(start, n, count, rows.dtype)
+    start = warm(start, n, count, rows.dtype)
     real = rows.dtype.type
-    given_up = []
+    given_up: list[int] = []
 
     def code(chunk: slice) -> csr_array:
         b = np.matmul(rows[chunk], padded.T, out=aligned((len(rows[chunk]), len(padded)), rows.dtype))
@@ -151,7 +153,22 @@ def descend(
             value = from_data[at]
             z[U(from_columns[at])] = value if value > 0 else value * both
         unsolved += code_one(
-            b, i * K, gram, penalty, tol, flat, hand_over, shrink, most, both, z, work, support, inside, K, U(stride)
+            b,
+            i * K,
+            gram,
+            penalty,
+            tol,
+            flat,
+            hand_over,
+            shrink,
+            most,
+            both,
+            z,
+            work,
+            support,
+            inside,
+            K,
+            U(stride),
         )
         for j in range(K):
             data[filled], columns[filled] = z[j], j
@@ -163,7 +180,9 @@ def descend(
 
 
 @jit.called
-def code_one(b, bi, gram, penalty, tol, flat, hand_over, shrink, most, both, z, work, support, inside, K, stride):
+def code_one(
+    b, bi, gram, penalty, tol, flat, hand_over, shrink, most, both, z, work, support, inside, K, stride
+):
     """Code the event whose correlations begin at b[bi], from z on; gives 0, or 1 when the patience ends."""
     c, g, count = U(0), K, U(0)
     copy(work, c, b, bi, K)

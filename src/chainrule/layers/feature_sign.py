@@ -40,8 +40,7 @@ def feature_sign(rows, atoms, penalty: float, positive: bool = False, start=None
         ChainruleError: rows and atoms of different widths, or a penalty that is not above 0.
     """
     rows, atoms = lasso_problem(rows, atoms, penalty)
-    first = warm(start, len(rows), len(atoms), np.float64)
-    dense = np.zeros((len(rows), len(atoms))) if first is None else first.toarray()
+    dense = warm(start, len(rows), len(atoms), np.float64).toarray()
     wide = atoms.astype(np.float64)
     gram, correlations = wide @ wide.T, rows.astype(np.float64) @ wide.T
     codes = [search(b, gram, penalty, positive, z) for b, z in zip(correlations, dense, strict=True)]

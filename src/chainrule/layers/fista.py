@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 
-import numpy as np
 import torch
 from scipy.sparse import csr_array
 from sklearn.exceptions import ConvergenceWarning
@@ -90,8 +89,7 @@ def fista(
 
     def solve(part: slice) -> csr_array:
         x = torch.from_numpy(rows[part]).to(device)
-        codes = np.zeros((len(x), len(atoms)), rows.dtype) if start is None else start[part].toarray()
-        found, left = solver.solve(x, torch.from_numpy(codes).to(device))
+        found, left = solver.solve(x, torch.from_numpy(start[part].toarray()).to(device))
         unfinished.append(left)
         return csr_array(found.cpu().numpy())
 

@@ -43,14 +43,14 @@ def problem(rows, atoms) -> tuple[Rows, Rows]:
     return rows, atoms
 
 
-def warm(start, n: int, K: int, kind) -> csr_array | None:
-    """The codes (n, K) to start from, dense or sparse, as CSR of dtype `kind`; None stays None.
+def warm(start, n: int, K: int, kind) -> csr_array:
+    """The codes (n, K) to start from, dense or sparse, as CSR of dtype `kind`; None: all 0.
 
     Raises:
         ChainruleError: they have another shape.
     """
     if start is None:
-        return None
+        return csr_array((n, K), dtype=kind)
     if np.shape(start) != (n, K):
         raise ChainruleError(
             f"the start has the shape {np.shape(start)}, the codes {(n, K)}: start with theirs"
