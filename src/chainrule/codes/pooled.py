@@ -210,11 +210,15 @@ class PooledCode(Code):
         if total > self.samples:
             chosen = np.sort(rng.integers(total, size=self.samples))
         which, places = np.divmod(chosen, len(grid))
-        patches = np.empty((len(chosen), grid.size), images.dtype)
-        for i in np.unique(which):
-            here = slice(*np.searchsorted(which, (i, i + 1)))
-            patches[here] = cut(self._below(images[i]), grid)[places[here]]
-        return patches
+        firsts = np.flatnonzero(np.diff(which, prepend=-1))  # of each image that is drawn from
+
+        def patches(places: np.ndarray, i: int) -> np.ndarray:
+            return cut(self._below(images[i]), grid)[places]
+
+        drawn = zip(np.split(places, firsts[1:]), which[firsts], strict=True)
+        with blas().limit(limits=1, user_api="blas"):
+            found = in_threads(lambda one: patches(*one), drawn, torch.get_num_threads())
+            return np.concatenate(list(found))
 
 
 def filled(features, count: int, dtype) -> np.ndarray:
