@@ -6,11 +6,14 @@ import inspect
 import math
 import re
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from scipy.sparse import issparse
 from sklearn.base import BaseEstimator, TransformerMixin, clone
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 from torch import Tensor, nn
@@ -188,9 +191,10 @@ class Code(TransformerMixin, BaseEstimator):
                 f"the events have shape {event}, the code was fitted on {self.event_}: resize them"
             )
         flat = np.asarray(X).reshape(len(X), math.prod(event)) if event else X
-        rows = validate_data(
-            self, flat, dtype=list(self.TYPES), reset=reset, ensure_min_samples=fewest if reset else 1
-        )
+        with told_of("X", flat):
+            rows = validate_data(
+                self, flat, dtype=list(self.TYPES), reset=reset, ensure_min_samples=fewest if reset else 1
+            )
         if reset:
             self.event_ = event or rows.shape[1:]
         return rows
@@ -201,7 +205,8 @@ class Code(TransformerMixin, BaseEstimator):
 
     def codes(self, Z, width: int) -> Any:
         """Codes (n, width) in one of `TYPES`, checked: an array, or CSR where the class is SPARSE and Z is sparse."""
-        codes = check_array(Z, dtype=list(self.TYPES), accept_sparse="csr" if self.SPARSE else False)
+        with told_of("the codes", Z):
+            codes = check_array(Z, dtype=list(self.TYPES), accept_sparse="csr" if self.SPARSE else False)
         if codes.shape[1] != width:
             found = codes.shape[1]
             raise ChainruleError(
@@ -264,3 +269,39 @@ class Code(TransformerMixin, BaseEstimator):
         if not name.endswith("_") or not isinstance(given, Code):
             raise ChainruleError(f"a code learns nothing called {name!r}: is the model file damaged?")
         return clone(given)
+
+
+@contextmanager
+def told_of(name: str, X) -> Iterator[None]:
+    """What scikit-learn says about numbers that it refuses, as one line with the way out."""
+    try:
+        yield
+    except ValueError as error:
+        raise ChainruleError(refusal(name, X) or str(error).split("\n")[0]) from error
+
+
+def refusal(name: str, X) -> str | None:
+    """What is wrong with the numbers X, in words that scikit-learn's checks look for; None: nothing of these.
+
+    >>> refusal("X", [[1.0, float("nan")]])
+    '1 of 2 numbers of X is NaN or infinite, the first in row 0: leave such rows out'
+    """
+    numbers = np.asarray(X.data if issparse(X) else X)
+    kind = numbers.dtype.kind
+    if kind in "US":
+        return f"text ({numbers.dtype}) in {name}: a code needs numbers"
+    if kind == "c":
+        return f"Complex data not supported ({numbers.dtype} in {name}): take real parts or magnitudes"
+    if np.ndim(X) < 2:
+        return (
+            f"the shape of {name} is {np.shape(X)}, and rows are needed. Reshape your data: x.reshape(1, -1) is "
+            "one row, x.reshape(-1, 1) are rows of one number"
+        )
+    bad = ~np.isfinite(numbers) if kind == "f" else np.zeros(0, bool)
+    if not bad.any():
+        return None
+    where = "" if issparse(X) else f", the first in row {int(bad.any(1).argmax())}"
+    are = "is" if bad.sum() == 1 else "are"
+    return (
+        f"{bad.sum():,} of {bad.size:,} numbers of {name} {are} NaN or infinite{where}: leave such rows out"
+    )

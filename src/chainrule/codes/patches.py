@@ -66,7 +66,7 @@ class Patches(Code):
         """Patches (n, P, h, w, C), flattened or not -> images (n, H, W, C)."""
         check_is_fitted(self)
         grid = self._grid()
-        flat = np.asarray(Z).reshape(len(Z), math.prod(np.shape(Z)[1:]))
+        flat = np.asarray(Z).reshape(len(Z), math.prod(np.shape(Z)[1:])) if np.ndim(Z) > 2 else Z
         codes = self.codes(flat, len(grid) * grid.size)
         patches = codes.reshape(len(codes), len(grid.down), len(grid.across), *grid.patch)
         return self.events(overlapped(patches, grid.down, grid.across, image_shape(self.event_)))

@@ -90,7 +90,11 @@ def read_members(path: Path, name: str, keys: Collection[str], kinds: str = "biu
     """These arrays of an .npz file, whose types are of `kinds` (numpy's letters)."""
     file_size(path, name)
     with reading(name), zipfile.ZipFile(path) as archive:
-        return {key: read_member(archive, archive.getinfo(f"{key}.npy"), name, kinds) for key in keys}
+        members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+        missing = [key for key in keys if key not in members]
+        if missing:
+            raise ChainruleError(f"{name} has no array {missing[0]!r}: {', '.join(keys)} are needed")
+        return {key: read_member(archive, members[key], name, kinds) for key in keys}
 
 
 def item_keys(keys: Collection[str], split: str, name: str) -> list[str]:
