@@ -9,15 +9,15 @@ amortisation gap is the price: the Lasso's objective ½‖x − zD‖² + λ‖z
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from scipy import sparse
-from sklearn.decomposition import sparse_encode
-from sklearn.exceptions import ConvergenceWarning
+
+from chainrule.layers.coordinate_descent import CoordinateDescent
+from chainrule.layers.lasso import objective
 
 Solver = Callable[..., sparse.csr_array]
 Encoder = Callable[[np.ndarray], np.ndarray]
@@ -99,7 +99,7 @@ def report_on(
 
     Args:
         solver: gives exact codes: `solver(rows, atoms, penalty, positive=..., start=...)`; by default
-            scikit-learn's coordinate descent.
+            coordinate descent.
         penalty: λ; by default the one at which exact codes have as many non-zeros, see `penalty_for`.
         samples: at most so many rows, evenly spaced, are coded exactly.
         positive: whether codes are never negative.
@@ -170,11 +170,6 @@ def penalty_for(rows: np.ndarray, atoms: np.ndarray, l0: float, solver: Solver, 
     return most * math.exp(high) or 1.0  # rows of zeros: codes are zero at any λ
 
 
-def objective(rows: np.ndarray, atoms: np.ndarray, codes: np.ndarray, penalty: float) -> np.ndarray:
-    """½‖x − zD‖² + λ‖z‖₁ of every row, (n,)."""
-    return 0.5 * ((rows - codes @ atoms) ** 2).sum(1) + penalty * np.abs(codes).sum(1)
-
-
 def refitted_errors(rows: np.ndarray, atoms: np.ndarray, codes: np.ndarray) -> np.ndarray:
     """The least ‖x − zD‖² over all z with the support of each code, (n,)."""
     errors = np.empty(len(rows))
@@ -186,12 +181,5 @@ def refitted_errors(rows: np.ndarray, atoms: np.ndarray, codes: np.ndarray) -> n
 
 
 def exact_codes(rows, atoms, penalty, positive=False, start=None) -> sparse.csr_array:
-    """Lasso codes by scikit-learn's coordinate descent, which starts at `start` and never goes up from there."""
-    first = None if start is None else np.ascontiguousarray(start.toarray())
-    with warnings.catch_warnings():
-        # Of a rounding error above its tolerance, on dictionaries with atoms that are nearly alike.
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        codes = sparse_encode(
-            rows, atoms, algorithm="lasso_cd", alpha=penalty, init=first, max_iter=2000, positive=positive
-        )
-    return sparse.csr_array(codes)
+    """Lasso codes by coordinate descent, which starts at `start`, dense or sparse, and never goes up from there."""
+    return CoordinateDescent()(rows, atoms, penalty, positive, start)
