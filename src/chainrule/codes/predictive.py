@@ -1,8 +1,9 @@
 """Predictive sparse decomposition: a dictionary, and an encoder that has learned to predict its sparse codes.
 
-Kavukcuoglu, Ranzato & LeCun 2008, "Fast inference in sparse coding algorithms". The paper minimises ‖x − zD‖² + λ‖z‖₁ + α‖z − F(x)‖² with F(x) = g · tanh(x W + b) and λ = 0.5, α = 1. Here the first two
-terms are, as everywhere in chainrule, ½‖x − zD‖² + `penalty` · ‖z‖₁: half of the paper's, so that
-penalty = λ/2 and the third is ½α‖z − F(x)‖² with the paper's α.
+Kavukcuoglu, Ranzato & LeCun 2008, "Fast inference in sparse coding algorithms". The paper minimises
+‖x − zD‖² + λ‖z‖₁ + α‖z − F(x)‖² with F(x) = g · tanh(x W + b) and λ = 0.5, α = 1. Here the first two terms are, as
+everywhere in chainrule, ½‖x − zD‖² + `penalty` · ‖z‖₁: half of the paper's, so that penalty = λ/2 and the third is
+½α‖z − F(x)‖² with the paper's α.
 
     B batch, d numbers of an event, K atoms
 """

@@ -56,7 +56,7 @@ class Online:
 
     batch: int = 512
     epochs: float = 10.0
-    forget: float = 5.0
+    forget: float = 20.0
 
     def check(self) -> None:
         check_sizes(batch=self.batch)
@@ -284,7 +284,7 @@ class Learner(ABC):
         Raises:
             ChainruleError: it is not the whole state of this learner. Then nothing has changed.
         """
-        current, _ = self.arrays()
+        current, _ = Learner.arrays(self)
         for name in sorted(current.keys() | tensors.keys()):
             found, wanted = (described(some.get(name)) for some in (tensors, current))
             if found != wanted:
