@@ -14,11 +14,13 @@ from __future__ import annotations
 
 import argparse
 import time
+import warnings
 from collections.abc import Callable, Iterator
 
 import numpy as np
 from natural_patches import whitened_patches
 from sklearn.decomposition import MiniBatchDictionaryLearning
+from sklearn.exceptions import ConvergenceWarning
 from table import Row, show
 from threadpoolctl import threadpool_limits
 
@@ -95,7 +97,9 @@ def of_scikit_learn(algorithm: str) -> Callable[..., Snapshots]:
         rows, rng = rows.astype(np.float64), np.random.default_rng(0)  # its coordinate descent needs doubles
 
         def step():
-            peer.partial_fit(rows[rng.integers(len(rows), size=options.batch)])
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ConvergenceWarning)
+                peer.partial_fit(rows[rng.integers(len(rows), size=options.batch)])
 
         yield from at_times(step, lambda: peer.components_, options.seconds)
 

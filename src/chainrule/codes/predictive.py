@@ -203,7 +203,7 @@ class PredictiveSparseDecomposition(Code):
     def exact_codes(self, X, solver: Solver | None = None) -> sparse.csr_array:
         """X (n, *event) -> the codes that are predicted, (n, K): argmin_z ½‖x − mean − zD‖² + penalty ‖z‖₁.
 
-        `solver(rows, atoms, penalty)` finds them; by default scikit-learn's coordinate descent.
+        `solver(rows, atoms, penalty)` finds them; by default `CoordinateDescent`.
         """
         rows = self.rows(X)
         centred = (rows - self.mean_).astype(rows.dtype)
