@@ -62,6 +62,18 @@ def test_codes_are_optimal_however_the_atoms_depend_on_each_other(K, d, atoms, p
         assert violation(rows, D, codes, penalty, positive).max() <= limit * penalty
 
 
+@KINDS
+@SIGNS
+@pytest.mark.parametrize("atoms", ["random", "twice", "nearly twice", "alike", "of zeros"])
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
+def test_codes_are_optimal_wherever_they_start(scale, atoms, positive, kind):
+    rows, D = problem(100, 10, 40, kind=kind, atoms=atoms)
+    rng = np.random.default_rng(1)
+    start = scale * rng.normal(size=(100, 40)) * (rng.random((100, 40)) < 0.7)
+    codes = coordinate_descent(rows, D, 0.3, positive, start)
+    assert violation(rows, D, codes, 0.3, positive).max() <= 1.2e-3 * 0.3
+
+
 @SIGNS
 @pytest.mark.parametrize("atoms", ["random", "twice", "nearly twice", "alike", "of zeros"])
 @pytest.mark.parametrize(("K", "d"), [(16, 3), (64, 20), (7, 30)])
@@ -195,6 +207,12 @@ def test_what_is_no_problem_is_refused(solver):
     for penalty in (0.0, -1.0, np.inf, np.nan):
         with pytest.raises(ChainruleError, match="take a number above 0"):
             solver(rows, D, penalty)
+    for start, message in (
+        (np.ones((5, 3)), r"the shape \(5, 3\)"),
+        (np.full((5, 64), np.nan), "320 of 320 numbers"),
+    ):
+        with pytest.raises(ChainruleError, match=message):
+            solver(rows, D, 0.5, start=start)
     with pytest.raises(ChainruleError, match="the rows have 20 numbers, the atoms 19"):
         solver(rows, D[:, 1:], 0.5)
     rows[2, 3] = np.nan

@@ -47,7 +47,7 @@ def warm(start, n: int, K: int, kind) -> csr_array:
     """The codes (n, K) to start from, dense or sparse, as CSR of dtype `kind`; None: all 0.
 
     Raises:
-        ChainruleError: they have another shape.
+        ChainruleError: they have another shape, or hold NaN or infinities.
     """
     if start is None:
         return csr_array((n, K), dtype=kind)
@@ -55,7 +55,12 @@ def warm(start, n: int, K: int, kind) -> csr_array:
         raise ChainruleError(
             f"the start has the shape {np.shape(start)}, the codes {(n, K)}: start with theirs"
         )
-    return csr_array(start if issparse(start) else np.asarray(start), dtype=kind)
+    codes = csr_array(start if issparse(start) else np.asarray(start), dtype=kind)
+    if bad := int((~np.isfinite(codes.data)).sum()):
+        raise ChainruleError(
+            f"{bad} of {codes.nnz} numbers of the start are NaN or infinite: start without it"
+        )
+    return codes
 
 
 def by_chunks(
