@@ -147,6 +147,12 @@ def test_what_a_code_cannot_learn_is_one_line_and_leaves_no_folder(tmp_path, opt
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_code_that_memory_does_not_hold_leaves_no_folder(tmp_path):
+    with pytest.raises(MemoryError):
+        fit(rows(), "sparse-coding", out=tmp_path / "run", settings={"n_components": 10_000_000})
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_events_of_several_shapes_leave_no_folder(tmp_path):
     mixed = Dataset([np.zeros((2, 2, 1), int), np.zeros((3, 2, 1), int)] * 9, levels=2, kind="image")
     with pytest.raises(ChainruleError, match="events of one shape"):

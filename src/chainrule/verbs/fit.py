@@ -377,7 +377,7 @@ def left_nothing(folder: Path, new: bool) -> Iterator[None]:
     """A new folder is removed again when it turns out within that there is nothing to put into it."""
     try:
         yield
-    except ChainruleError:
+    except BaseException:  # too little memory, or Ctrl-C, too
         if new:
             (folder / INFO).unlink(missing_ok=True)
             with suppress(OSError):  # somebody has put something else there
