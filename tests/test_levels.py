@@ -33,6 +33,7 @@ LEVELS = {
     "packing": 5,
     "encoding": 5,
     "report": 5,
+    "lecture": 5,
     "tour": 5,
     "cli": 5,
     "__main__": 6,
@@ -44,6 +45,7 @@ PACKAGES = {
     "layers",
     "verbs",
     "report",
+    "lecture",
 }  # folders whose files may import each other
 MODELS = {"chains", "codes"}  # folders whose files may not
 TOGETHER = {

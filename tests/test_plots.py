@@ -193,7 +193,7 @@ def test_an_equation_shows_the_image_and_every_atom_with_its_weight():
     image, weights, atoms = some_atoms()
     figure = plots.equation(image, weights, atoms)
     assert figure == plots.equation(image, weights, atoms)
-    assert texts(figure) == ["x ≈", "0.8", "φ₃₆", "− 0.3", "φ₄₂", "+ 12", "φ₆₅"]
+    assert texts(figure) == ["x", "≈ 0.8", "φ₃₆", "− 0.3", "φ₄₂", "+ 12", "φ₆₅"]
     shown = drawings(figure)
     assert len(shown) == 4
     for picture, wanted in zip(shown, [image, *atoms[[36, 42, 65]]], strict=True):
@@ -206,7 +206,7 @@ def test_of_many_terms_an_equation_shows_the_largest_and_says_so():
     image, _, atoms = some_atoms()
     weights = np.arange(-23, 47) / 23  # 70, of which one is 0
     figure = plots.equation(image, weights, atoms, most=2)
-    assert texts(figure) == ["x ≈", "2", "φ₆₈", "+ 2", "φ₆₉", "+ 67 smaller"]
+    assert texts(figure) == ["x", "≈ 2", "φ₆₈", "+ 2", "φ₆₉", "+ 67 smaller"]
     assert texts(plots.equation(image, np.zeros(70), atoms)) == ["x ≈ 0"]
     assert len(drawings(plots.equation(np.zeros((4, 5, 3)), weights, np.zeros((70, 4, 5, 3))))) == 8
 

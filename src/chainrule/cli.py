@@ -408,6 +408,31 @@ def data(json_: Json = False) -> None:
 
 
 @app.command()
+def lecture(
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="One of the figures that are listed without it.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", metavar="DIR", help="By default lecture/NAME.")
+    ] = None,
+    size: Annotated[str, typer.Option(help="tiny, laptop (a minute at most) or paper.")] = "laptop",
+    seed: Seed = 0,
+    threads: Threads = 0,
+    json_: Json = False,
+) -> None:
+    """A figure of the lecture, learned and drawn now; without NAME what there is."""
+    if name is None:
+        from chainrule.lecture import figures
+
+        console.table(figures(), None, json_)
+        return
+    use_threads(threads)
+    from chainrule.lecture import lecture as draw
+
+    console.figure(draw(name, out, size, seed), json_)
+
+
+@app.command()
 def tour(
     out: Annotated[Path, typer.Option("-o", "--out", metavar="DIR", help="Where everything goes.")] = Path(
         "tour"

@@ -110,6 +110,17 @@ def table(rows: list[dict[str, Any]], columns: list[str] | None, json_: bool) ->
     out().print(grid)
 
 
+def figure(facts: dict[str, Any], json_: bool) -> None:
+    """A figure of the lecture: its table, and where it lies."""
+    if json_:
+        emit(facts)
+        return
+    rows = [{k: f"{v:.4g}" if isinstance(v, float) else v for k, v in row.items()} for row in facts["rows"]]
+    table(rows, None, json_)
+    for file in facts["files"]:
+        say(f"[bold]{plain(file)}[/bold]")
+
+
 def contents(found: dict[str, Any], json_: bool) -> None:
     """What is in an archive: its facts, and for people its first items."""
     entries = found["entries"]

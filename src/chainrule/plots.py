@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import math
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -153,6 +153,34 @@ def png(image: Image.Image) -> bytes:
 # ---- numbers -> figures --------------------------------------------------------------------------------
 
 
+# A drawing function makes a matplotlib figure; its argument `form` says what becomes of that: `svg` or `raster`.
+Form = Callable[[Any], Any]
+
+
+def svg(figure) -> str:
+    """A matplotlib figure as the text of an SVG picture whose ink follows the reader's dark setting."""
+    import matplotlib
+
+    buffer = io.StringIO()
+    # text stays text; identifiers and dates do not change from run to run
+    style: Any = {"svg.fonttype": "none", "svg.hashsalt": "chainrule", "font.family": "sans-serif"}
+    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    with matplotlib.rc_context(style):
+        figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :].replace(INK, "var(--ink)")
+    ink = "svg{--ink:#26303c;font-family:system-ui,sans-serif}"
+    dark = "@media (prefers-color-scheme:dark){svg{--ink:#dde3ea}}"
+    return text.replace("<defs>", f"<defs><style>{ink}{dark}</style>", 1)
+
+
+def raster(figure) -> Image.Image:
+    """A matplotlib figure as dark ink on white, two pixels where a screen would have one."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=200, facecolor="white", bbox_inches="tight", pad_inches=0.1)
+    return Image.open(buffer).convert("RGB")
+
+
 def curve(series: Mapping[str, tuple[Sequence[float], Sequence[float]]], xlabel: str, ylabel: str) -> str:
     """Named lines (x, y) as an SVG picture. A series of fewer than 30 points has its points marked.
 
@@ -174,7 +202,12 @@ def curve(series: Mapping[str, tuple[Sequence[float], Sequence[float]]], xlabel:
     return svg(figure)
 
 
-def histogram(series: Mapping[str, Sequence[float] | np.ndarray], xlabel: str, ylabel: str = "items") -> str:
+def histogram(
+    series: Mapping[str, Sequence[float] | np.ndarray],
+    xlabel: str,
+    ylabel: str = "items",
+    form: Form = svg,
+) -> Any:
     """Named lists of numbers as overlaid histograms with common bins, an SVG picture."""
     figure, axes = blank(xlabel, ylabel)
     values = {name: np.asarray(v, float)[np.isfinite(v)] for name, v in series.items()}
@@ -185,10 +218,17 @@ def histogram(series: Mapping[str, Sequence[float] | np.ndarray], xlabel: str, y
         axes.hist(v, bins=bins, color=colour, alpha=0.8, label=plain(name), rwidth=0.92)
     if len(series) > 1:
         axes.legend(frameon=False, labelcolor=INK)
-    return svg(figure)
+    return form(figure)
 
 
-def equation(image: np.ndarray, weights: np.ndarray, atoms: np.ndarray, most: int = 7) -> str:
+def equation(
+    image: np.ndarray,
+    weights: np.ndarray,
+    atoms: np.ndarray,
+    most: int = 7,
+    columns: int = 4,
+    form: Form = svg,
+) -> Any:
     """An image (h, w[, C]) written as weights (K,) times atoms (K, h, w[, C]), an SVG picture.
 
     `0.8 φ₃₆ + 0.3 φ₄₂ + 0.5 φ₆₅`, every φ drawn, numbered from 0 and in the order of their numbers; of more than
@@ -198,16 +238,38 @@ def equation(image: np.ndarray, weights: np.ndarray, atoms: np.ndarray, most: in
     weights = np.asarray(weights, np.float64)
     if weights.ndim != 1 or len(weights) != len(atoms):
         raise ChainruleError(f"weights of shape {weights.shape} for {len(atoms)} atoms: give each atom one")
+    shown = terms(weights, most)
+    pictures = [("", image, "x" if shown else "x ≈ 0")]
+    pictures += [("≈ " * (i == 0) + term, atoms[k], phi(k)) for i, (term, k) in enumerate(shown)]
+    left = np.count_nonzero(weights) - len(shown)
+    return form(row_of(pictures, f"+ {left} smaller" if left else "", columns))
+
+
+def in_words(weights: np.ndarray, most: int = 7) -> str:
+    """The same as `equation` in a line of text.
+
+    >>> in_words(np.array([0.0, 0.83, -0.5]))
+    'x ≈ 0.83 φ₁ − 0.5 φ₂'
+    """
+    shown = terms(np.asarray(weights, np.float64), most)
+    left = np.count_nonzero(weights) - len(shown)
+    words = [f"{term} {phi(k)}" for term, k in shown] or ["0"]
+    return " ".join(["x ≈", *words, *([f"+ {left} smaller"] if left else [])])
+
+
+def terms(weights: np.ndarray, most: int) -> list[tuple[str, int]]:
+    """(sign and magnitude, place) of the `most` largest weights (K,) that are not 0, in the order of their places."""
     used = np.flatnonzero(weights)
     shown = np.sort(used[np.argsort(-np.abs(weights[used]), kind="stable")][:most])
     signs = ["−" if weights[k] < 0 else "" if i == 0 else "+" for i, k in enumerate(shown)]
-    terms = [f"{sign} {rounded(abs(weights[k]))}".strip() for sign, k in zip(signs, shown, strict=True)]
-    pictures = [("", image, "x ≈" if len(shown) else "x ≈ 0")]
-    pictures += [
-        (term, atoms[k], f"φ{k}".translate(SUBSCRIPTS)) for term, k in zip(terms, shown, strict=True)
+    return [
+        (f"{sign} {rounded(abs(weights[k]))}".strip(), int(k)) for sign, k in zip(signs, shown, strict=True)
     ]
-    left = len(used) - len(shown)
-    return svg(row_of(pictures, f"+ {left} smaller" if left else ""))
+
+
+def phi(k: int) -> str:
+    """φ₃₆."""
+    return f"φ{k}".translate(SUBSCRIPTS)
 
 
 def rounded(number: float) -> str:
@@ -215,11 +277,11 @@ def rounded(number: float) -> str:
     return np.format_float_positional(number, precision=2, fractional=False, trim="-")
 
 
-def row_of(pictures: Sequence[tuple[str, np.ndarray, str]], end: str):
-    """Pictures with a text before and a text below each, four a line, and a text at the end: a figure."""
+def row_of(pictures: Sequence[tuple[str, np.ndarray, str]], end: str, columns: int):
+    """Pictures with a text before and a text below each, and a text at the end: a figure."""
     from matplotlib.figure import Figure
 
-    columns, cell, high, side = 4, 1.5, 1.05, 0.75  # inches
+    cell, high, side = 1.5, 1.05, 0.75  # inches
     lines = math.ceil(len(pictures) / columns) + (0.25 if end else 0)
     figure = Figure(figsize=(columns * cell, lines * high))
     width, height = figure.get_size_inches()
@@ -240,7 +302,7 @@ def row_of(pictures: Sequence[tuple[str, np.ndarray, str]], end: str):
     return figure
 
 
-def gabor_plot(fits: Any, side: int) -> str:
+def gabor_plot(fits: Any, side: int, form: Form = svg) -> Any:
     """Gabor functions fitted to atoms of side × side pixels (a `GaborFits`), an SVG picture.
 
     Left: where they are and how their stripes run in the square of the atom, each a line as long as a standard
@@ -264,7 +326,7 @@ def gabor_plot(fits: Any, side: int) -> str:
         axes.tick_params(colors=INK, length=0, labelsize=9)
         for spine in axes.spines.values():
             spine.set(color=INK, alpha=0.4)
-    return svg(figure)
+    return form(figure)
 
 
 def segments(fits: Any, side: int) -> np.ndarray:
@@ -290,23 +352,6 @@ def blank(xlabel: str, ylabel: str):
         spine.set_visible(side == "bottom")
         spine.set(color=INK, alpha=0.4)
     return figure, axes
-
-
-def svg(figure) -> str:
-    """A matplotlib figure as the text of an SVG picture whose ink follows the reader's dark setting."""
-    import matplotlib
-
-    buffer = io.StringIO()
-    # text stays text; identifiers and dates do not change from run to run
-    style: Any = {"svg.fonttype": "none", "svg.hashsalt": "chainrule", "font.family": "sans-serif"}
-    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    with matplotlib.rc_context(style):
-        figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
-    text = buffer.getvalue()
-    text = text[text.index("<svg") :].replace(INK, "var(--ink)")
-    ink = "svg{--ink:#26303c;font-family:system-ui,sans-serif}"
-    dark = "@media (prefers-color-scheme:dark){svg{--ink:#dde3ea}}"
-    return text.replace("<defs>", f"<defs><style>{ink}{dark}</style>", 1)
 
 
 def thinned(values: np.ndarray) -> np.ndarray:
