@@ -514,3 +514,17 @@ def test_standardised_data_have_mean_0_and_mean_square_1(offset):
 def test_unit_rows_have_norm_1_even_of_nothing():
     rows = torch.tensor([[3.0, 4.0], [0.0, 0.0], [1e-30, 0.0]])
     np.testing.assert_allclose(unit_rows(rows).numpy(), [[0.6, 0.8], [1, 0], [1, 0]])
+
+
+def test_refitted_errors_are_those_of_least_squares_on_each_support_with_and_without_zeros():
+    rng = np.random.default_rng(0)
+    rows, atoms = rng.normal(size=(6, 9)), rng.normal(size=(4, 9))
+    codes = (
+        rng.normal(size=(6, 4)) * (np.arange(6) < 3)[:, None]
+    )  # three without a zero, three of nothing else
+    codes[4, 1:3] = 1.0
+    expected = [
+        np.square(row - row @ np.linalg.pinv(atoms[z != 0]) @ atoms[z != 0]).sum()
+        for row, z in zip(rows, codes, strict=True)
+    ]
+    np.testing.assert_allclose(refitted_errors(rows, atoms, codes), expected)

@@ -10,6 +10,7 @@ from itertools import product
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from chainrule import plots
 from chainrule.codes.whitening import Whitening
@@ -34,7 +35,7 @@ SIZES: dict[str, dict[str, Any]] = {
     },
 }
 GOOD = 0.8  # R² of an atom that is a Gabor function
-COLUMNS = 32
+COLUMNS = 24
 
 
 def draw(save: natural.Save, seed: int, patches: int, steps: int, whitenings, atoms, penalties) -> dict:
@@ -68,10 +69,20 @@ def data(whitening: str, patches: int, seed: int) -> tuple[np.ndarray, np.ndarra
 
 def draw_fits(save: natural.Save, pictures: np.ndarray, fits: GaborFits) -> None:
     """The sheet of atoms above their fits, a plot of the good fits, and how R² is spread."""
-    order = natural.by_frequency(fits, COLUMNS)
-    both = pictures, fits.draw(natural.SIDE, natural.SIDE)
+    order, drawn = natural.by_frequency(fits, COLUMNS), fits.draw(natural.SIDE, natural.SIDE)
     lines = [order[i : i + COLUMNS] for i in range(0, len(order), COLUMNS)]
-    stacked = np.concatenate([some[line] for line in lines for some in both])
-    save("atoms-and-fits", plots.atoms_sheet(stacked, columns=len(lines[0]), scale=3))
+    pairs = [np.concatenate([pictures[line], drawn[line]]) for line in lines]
+    sheets = [plots.atoms_sheet(pair, columns=len(pair) // 2, scale=3) for pair in pairs]
+    save("atoms-and-fits", one_below_the_other(sheets))
     save("gabors", plots.gabor_plot(fits.select(fits.r2 > GOOD), natural.SIDE, form=plots.raster))
     save("r2", plots.histogram({"atoms": fits.r2}, "R² of the Gabor function", "atoms", form=plots.raster))
+
+
+def one_below_the_other(sheets: list[Image.Image], gap: int = 10) -> Image.Image:
+    """Pictures as one, with transparent gaps between them."""
+    size = max(s.width for s in sheets), sum(s.height + gap for s in sheets) - gap
+    whole, y = Image.new("RGBA", size), 0
+    for sheet in sheets:
+        whole.paste(sheet, (0, y))
+        y += sheet.height + gap
+    return whole

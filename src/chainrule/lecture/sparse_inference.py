@@ -48,7 +48,7 @@ def draw(save: natural.Save, seed: int, patches: int, atoms: int, penalty: float
 
 def compared(code: Any, rows: np.ndarray) -> dict[str, float]:
     """Time and objective of both kinds of codes of rows (n, d)."""
-    report = code.report(rows, samples=len(rows))
+    report = code.report(rows)
     offset = getattr(code, "mean_", getattr(code, "decoder_bias_", 0.0))
     centred, positive = (rows - offset).astype(np.float32), isinstance(code, SparseAutoencoder)
     seconds = taken(lambda: code.transform(rows))
