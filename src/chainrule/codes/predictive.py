@@ -23,13 +23,12 @@ from torch import Tensor, nn
 from chainrule.errors import ChainruleError
 from chainrule.layers.amortisation import COMPARED, Report, Solver, exact_codes, report_on
 from chainrule.layers.atoms import RandomBatches, keep_unit_rows, random_atoms, standardised
+from chainrule.layers.coordinate_descent import coordinate_descent
 from chainrule.model import Code, check_sizes
 from chainrule.train import Plan, Training
 
 CHUNK = 1 << 12  # rows encoded at a time
 TOLERANCE = 0.01  # of the KKT residual beside the penalty: where inference of a training batch stops
-ROUNDS = 50  # of inference, at most: natural patches take ten or twenty
-LOOK_EVERY = 4  # rounds: a look at the residual takes half as long as a round
 
 
 class Predictor(nn.Module):
@@ -67,42 +66,22 @@ class Predictor(nn.Module):
         return self.energy(x, best, predicted).mean() / x.shape[1]
 
 
-def infer(
-    x: Tensor, atoms: Tensor, predicted: Tensor, penalty: float, alpha: float, rounds: int = ROUNDS
-) -> Tensor:
-    """argmin_z ½‖x − zD‖² + penalty ‖z‖₁ + ½α‖z − predicted‖² by iterative shrinkage, from `predicted` (B, K).
+def infer(x: Tensor, atoms: Tensor, predicted: Tensor, penalty: float, alpha: float) -> Tensor:
+    """argmin_z ½‖x − zD‖² + penalty ‖z‖₁ + ½α‖z − predicted‖², (B, K), to a hundredth of the penalty.
 
-    A step of 1/L along the gradient, L the largest curvature, and a soft threshold: the energy of no event ever
-    rises. It stops when the optimality conditions hold to a hundredth of the penalty for all events, or after `rounds`.
+    A Lasso of longer events: ½‖x − zD‖² + ½α‖z − p‖² = ½‖[x, √α p] − z [D, √α I]‖².
     """
-    gram = (atoms @ atoms.T).fill_diagonal_(0.0)
-    gram += torch.diag(atoms.square().sum(1) + alpha)
-    start, steepest = x @ atoms.T + alpha * predicted, curvature(atoms) + alpha
-    z = predicted
-    for i in range(rounds):
-        gradient = z @ gram - start
-        if i % LOOK_EVERY == 0 and kkt_residual(z, gradient, penalty) <= TOLERANCE * penalty:
-            break
-        z = nn.functional.softshrink(z - gradient / steepest, penalty / steepest)
-    return z
-
-
-def curvature(atoms: Tensor) -> float:
-    """The largest eigenvalue of DDᵀ, from the smaller of the two products."""
-    small = atoms @ atoms.T if len(atoms) < atoms.shape[1] else atoms.T @ atoms
-    return float(torch.linalg.eigvalsh(small)[-1])
-
-
-def kkt_residual(z: Tensor, gradient: Tensor, penalty: float) -> float:
-    """How far the smooth part's gradient is from what optimality asks: −penalty · sign z, or within ±penalty."""
-    off = torch.where(z == 0, (gradient.abs() - penalty).relu(), (gradient + penalty * z.sign()).abs())
-    return float(off.max())
+    root = math.sqrt(alpha)
+    rows = torch.cat([x, root * predicted], 1).numpy(force=True)
+    longer = torch.cat([atoms, root * torch.eye(len(atoms)).to(atoms)], 1).numpy(force=True)
+    codes = coordinate_descent(rows, longer, penalty, tol=TOLERANCE)
+    return torch.from_numpy(codes.toarray()).to(x)
 
 
 class PredictiveSparseDecomposition(Code):
     """Codes F(x) = g · tanh((x − mean) W + b) in one pass, near the sparse codes on a dictionary of unit atoms.
 
-    Each step of training infers the best codes z of a batch, starting from the prediction, then moves D, W, b
+    Each step of training infers the best codes z of a batch, then moves D, W, b
     and g by Adam along the gradient of ½‖x − zD‖² + penalty ‖z‖₁ + ½α‖z − F(x)‖² at these codes; atoms are
     divided by their norms after it. Predictions are small where sparse codes are 0, not exactly 0.
 
@@ -228,7 +207,9 @@ class PredictiveSparseDecomposition(Code):
 
     def _check(self) -> None:
         check_sizes(n_components=self.n_components, epochs=self.epochs, batch=self.batch)
-        for name in ("penalty", "alpha", "learning_rate"):
+        if not 0 < self.penalty < math.inf:
+            raise ChainruleError(f"the penalty is {self.penalty}: take a number above 0")
+        for name in ("alpha", "learning_rate"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ChainruleError(f"{name} is {getattr(self, name)}: take 0 or more")
 
