@@ -129,6 +129,7 @@ COMMANDS = {
     "report": "report {pca} -o {tmp}/report",
     "models": "models",
     "data": "data",
+    "lecture": "lecture",
 }
 
 
@@ -510,7 +511,7 @@ MISTAKES = {  # name: (command line, exit code, part of the line)
     "no such item": ("decompress {packed} -o {tmp}/out --only nobody", 1, "has no item 'nobody'"),
     "another model": ("decompress {apart} --run {classes} -o {tmp}/out", 1, "needs the model"),
     "codes that are none": ("decode {pca} {photo} -o {tmp}/d.npy", 1, "cannot be read"),
-    "codes of another size": ("decode {pca} {few} -o {tmp}/d.npy", 1, "does not fit the code"),
+    "codes of another size": ("decode {pca} {few} -o {tmp}/d.npy", 1, "(20, 8, 8, 1), the model's (n, 4)"),
     "data of another size": ("encode {pca} {small} -o {tmp}/c.npy", 1, "the code was fitted on (8, 8, 1)"),
     "data of several sizes": ("encode {pca} {mixed} -o {tmp}/c.npy", 1, "several shapes"),
 }  # fmt: skip
@@ -599,7 +600,7 @@ def test_a_model_file_cannot_say_what_cannot_be(fact, value, places, tmp_path):
 # ---- as processes ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("line", ["--help", "--version", "models", "data", "fit --help"])
+@pytest.mark.parametrize("line", ["--help", "--version", "models", "data", "lecture", "fit --help"])
 def test_what_only_tells_does_not_wait_for_pytorch(line):
     code = (
         "import sys\n"

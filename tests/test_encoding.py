@@ -86,6 +86,7 @@ def test_patches_of_a_photograph_become_codes_and_it_comes_back(run, photos, tmp
     np.testing.assert_allclose(codes, code.transform(patches.astype(float)), rtol=1e-5, atol=1e-3)
     assert (told["items"], told["codes"], told["code"]) == (1, len(patches), [36])
     assert told["nonzeros_a_code"] == pytest.approx(36, abs=0.01)
+    assert told["images"] == "20x31"
     back = ["decode", run, tmp_path / "c.npy", "--event", "20x31", "--stride", 4, "-o"]
     good(capsys, *back, tmp_path / "back.npy")
     found = np.load(tmp_path / "back.npy")

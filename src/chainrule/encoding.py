@@ -48,6 +48,8 @@ def encode(
             codes = code.transform(np.asarray(data.x, dtype=np.float32))
     write_codes(out, codes)
     facts = {"items": len(data), "codes": codes.shape[0], "code": list(codes.shape[1:])}
+    if side and data.event is not None:
+        facts["images"] = "{}x{}".format(*data.event[:2])  # what `decode --event` wants to know
     if sparse.issparse(codes) or codes.dtype.kind == "f":
         nonzeros = codes.nnz if sparse.issparse(codes) else np.count_nonzero(codes)
         facts["nonzeros_a_code"] = nonzeros / max(codes.shape[0], 1)

@@ -205,6 +205,11 @@ class Code(TransformerMixin, BaseEstimator):
 
     def codes(self, Z, width: int) -> Any:
         """Codes (n, width) in one of `TYPES`, checked: an array, or CSR where the class is SPARSE and Z is sparse."""
+        shape = np.shape(Z)
+        if len(shape) > 2:
+            raise ChainruleError(
+                f"the codes have the shape {shape}, the model's (n, {width}): made by another model?"
+            )
         with told_of("the codes", Z):
             codes = check_array(Z, dtype=list(self.TYPES), accept_sparse="csr" if self.SPARSE else False)
         if codes.shape[1] != width:

@@ -36,6 +36,7 @@ class FISTA:
             as it has room for.
 
     Example:
+        >>> import numpy as np
         >>> FISTA()(np.array([[3.0, 0.5]]), np.eye(2), penalty=1.0).toarray()
         array([[2., 0.]])
     """

@@ -30,12 +30,12 @@ SIZES: dict[str, dict[str, Any]] = {
         "patches": 200_000,
         "atoms": [192, 256],
         "penalties": [0.5, 1.0, 1.5],
-        "steps": 4000,
+        "steps": 2000,
         "whitenings": ["zca", "filter"],
     },
 }
 GOOD = 0.8  # R² of an atom that is a Gabor function
-COLUMNS = 24
+COLUMNS = 32
 
 
 def draw(save: natural.Save, seed: int, patches: int, steps: int, whitenings, atoms, penalties) -> dict:

@@ -88,6 +88,6 @@ def picture(found: list[dict]):
         axes.plot(x, y, lw=1.2, color=colour, alpha=0.6)
         axes.plot(x[:1], y[:1], ls="", marker="s", ms=7, color=colour, label=f"{row['encoder']}: exact")
         axes.plot(x[1:], y[1:], ls="", marker="o", ms=7, color=colour, label=f"{row['encoder']}: one pass")
-    axes.set(xscale="log")
+    axes.set_xlim(left=0)
     axes.legend(frameon=False, labelcolor=plots.INK, fontsize=9)
     return plots.raster(figure)
