@@ -269,6 +269,7 @@ def test_the_command_line_takes_sparse_codes():
         ({"stride": 0}, "stride is 0: take 1 or more"),
         ({"samples": 0}, "samples is 0: take 1 or more"),
         ({"pooling": Pyramid(0)}, "a pyramid of 0 levels: take 1 to 8"),
+        ({"pooling": "max"}, "pooling is 'max': take one of Pyramid, Cells"),
         ({"pooling": Pyramid(99)}, "a pyramid of 99 levels: take 1 to 8"),
         ({"pooling": Cells(0)}, "side is 0: take 1 or more"),
     ],

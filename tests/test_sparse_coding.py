@@ -241,6 +241,8 @@ def test_in_a_pipeline_with_a_search_over_its_parameters():
         ({"training": Online(batch=0)}, "batch"),
         ({"training": Online(epochs=0)}, "epochs=0, forget=20.0: take more than 0, and 1 or more"),
         ({"training": Alternating(0)}, "rounds"),
+        ({"training": "online"}, "training is 'online': take one of Online, Alternating"),
+        ({"solver": "lasso"}, r"solver is 'lasso': take an object such as CoordinateDescent\(\)"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(options, message):

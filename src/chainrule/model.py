@@ -130,6 +130,13 @@ def check_sizes(dropout: float = 0.0, **sizes: int) -> None:
         raise ChainruleError(f"dropout is {dropout}: take a share from 0 up to, not including, 1")
 
 
+def check_part(name: str, value: Any, *kinds: Any) -> None:
+    """One clear line for an argument that is none of the parts that a code can be made of; `check` of its own."""
+    if not isinstance(value, kinds):
+        raise ChainruleError(f"{name} is {value!r}: take one of {', '.join(kind.__name__ for kind in kinds)}")
+    value.check()
+
+
 class Code(TransformerMixin, BaseEstimator):
     """A map from events to something smaller or sparser and back, with scikit-learn's contract (abstract).
 

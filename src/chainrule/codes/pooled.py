@@ -22,7 +22,7 @@ from chainrule.engine.strict import in_threads
 from chainrule.errors import ChainruleError
 from chainrule.layers.images import as_images, cut, image_shape, patch_grid
 from chainrule.layers.sparse import blas
-from chainrule.model import Code, check_sizes
+from chainrule.model import Code, check_part, check_sizes
 
 DEEPEST = 8  # levels of a pyramid: the last has 128 × 128 cells
 
@@ -162,7 +162,7 @@ class PooledCode(Code):
     def fit(self, X, y=None):
         """Learn the layer below from images X (n, H, W, C), then the code of patches from some of their patches."""
         check_sizes(side=self.side, stride=self.stride, samples=self.samples)
-        (self.pooling or Pyramid()).check()
+        check_part("pooling", self.pooling or Pyramid(), Pyramid, Cells)
         images = as_images(self.rows(X, reset=True, fewest=1), self.event_)
         if self.before is not None:
             self.before_ = clone(self.before).fit(images.reshape(len(images), *self.event_))

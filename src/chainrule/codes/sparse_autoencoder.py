@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from chainrule.errors import ChainruleError
 from chainrule.layers.amortisation import COMPARED, Report, Solver, report_on, usage
 from chainrule.layers.atoms import RandomBatches, keep_unit_rows, random_atoms, standardised, unit_rows
-from chainrule.model import Code, check_sizes
+from chainrule.model import Code, check_part, check_sizes
 from chainrule.train import Plan, Training
 
 CHUNK = 1 << 12  # rows encoded at a time, so that their K numbers each do not fill the memory
@@ -451,10 +451,7 @@ class SparseAutoencoder(Code):
         return self.activation or TopK()
 
     def _check(self) -> None:
-        if not isinstance(self._activation(), tuple(self.PARTS.values())):
-            kinds = ", ".join(kind.__name__ for kind in self.PARTS.values())
-            raise ChainruleError(f"activation is {self.activation!r}: take one of {kinds}")
-        self._activation().check()
+        check_part("activation", self._activation(), *self.PARTS.values())
         sizes = {"n_components": self.n_components, "epochs": self.epochs, "batch": self.batch}
         check_sizes(**sizes, patience=self.patience)
         at_least_zero(learning_rate=self.learning_rate)

@@ -34,7 +34,7 @@ from chainrule.layers.fista import FISTA
 from chainrule.layers.lasso import Solver, objective
 from chainrule.layers.pursuit import OMP, BatchOMP
 from chainrule.layers.sparse import blas
-from chainrule.model import Code, check_sizes
+from chainrule.model import Code, check_part, check_sizes
 from chainrule.train import Plan
 
 UNUSED = 1e-12  # of the largest mean square of a coefficient: below it an atom has no say
@@ -170,7 +170,6 @@ class SparseCoding(Code):
         if self.before is not None:
             self.before_ = clone(self.before).fit(self.events(rows))
         training = self.training or Online()
-        training.check()
         plan = plan or Plan(steps=training.steps(len(rows)), seed=self.random_state)
         kind = OnlineLearner if isinstance(training, Online) else AlternatingLearner
         return kind(self, training, rows, plan)
@@ -230,6 +229,9 @@ class SparseCoding(Code):
         check_sizes(n_components=self.n_components)
         if not 0 < self.penalty < math.inf:
             raise ChainruleError(f"the penalty is {self.penalty}: take a number above 0")
+        check_part("training", self.training or Online(), Online, Alternating)
+        if self.solver is not None and not callable(self.solver):
+            raise ChainruleError(f"solver is {self.solver!r}: take an object such as CoordinateDescent()")
 
 
 # ---- learners ------------------------------------------------------------------------------------------
