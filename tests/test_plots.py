@@ -286,3 +286,7 @@ def test_any_bytes_can_be_shown(data):
     html.encode("utf-8")
     if data.isascii() and data.decode().isprintable():
         assert seen == data.decode()
+
+
+def test_the_first_term_of_a_sum_has_no_space_before_a_minus():
+    assert plots.in_words(np.array([-2.6, 0, -0.42])) == "x ≈ −2.6 φ₀ − 0.42 φ₂"

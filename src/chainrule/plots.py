@@ -261,10 +261,9 @@ def terms(weights: np.ndarray, most: int) -> list[tuple[str, int]]:
     """(sign and magnitude, place) of the `most` largest weights (K,) that are not 0, in the order of their places."""
     used = np.flatnonzero(weights)
     shown = np.sort(used[np.argsort(-np.abs(weights[used]), kind="stable")][:most])
-    signs = ["−" if weights[k] < 0 else "" if i == 0 else "+" for i, k in enumerate(shown)]
-    return [
-        (f"{sign} {rounded(abs(weights[k]))}".strip(), int(k)) for sign, k in zip(signs, shown, strict=True)
-    ]
+    minus, plus = ["−", *["− "] * (most - 1)], ["", *["+ "] * (most - 1)]
+    signs = [(minus if weights[k] < 0 else plus)[i] for i, k in enumerate(shown)]
+    return [(sign + rounded(abs(weights[k])), int(k)) for sign, k in zip(signs, shown, strict=True)]
 
 
 def phi(k: int) -> str:
@@ -281,7 +280,7 @@ def row_of(pictures: Sequence[tuple[str, np.ndarray, str]], end: str, columns: i
     """Pictures with a text before and a text below each, and a text at the end: a figure."""
     from matplotlib.figure import Figure
 
-    cell, high, side = 1.5, 1.05, 0.75  # inches
+    cell, high, side = 1.6, 1.05, 0.75  # inches
     lines = math.ceil(len(pictures) / columns) + (0.25 if end else 0)
     figure = Figure(figsize=(columns * cell, lines * high))
     width, height = figure.get_size_inches()
@@ -293,7 +292,7 @@ def row_of(pictures: Sequence[tuple[str, np.ndarray, str]], end: str, columns: i
         axes.imshow(enlarged, interpolation="none")
         axes.set_axis_off()
         middle = (bottom + side / 2) / height
-        figure.text((left - 0.06) / width, middle, before, color=INK, ha="right", va="center", size=11)
+        figure.text((left - 0.06) / width, middle, before, color=INK, ha="right", va="center", size=10.5)
         figure.text(
             (left + side / 2) / width, (bottom - 0.12) / height, below, color=INK, ha="center", va="center"
         )

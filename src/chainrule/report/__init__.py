@@ -344,9 +344,11 @@ def sums(subject: Subject) -> str:
     if subject.atoms is None or weights is None or not is_sparse(weights):
         return ""
     images = subject.as_sums()
-    # the most legible ones: of three to seven atoms, and of much contrast
+    # the most legible ones: of three to seven atoms, and well explained
     far = np.maximum(np.abs(np.count_nonzero(weights, axis=1) - 5), 2)
-    few = np.lexsort((-np.square(images).sum((1, 2, 3)), far))[:SUMS]
+    left = images - np.einsum("nk,khwc->nhwc", weights, subject.atoms)
+    energy, lost = (np.square(x).sum((1, 2, 3)) for x in (images, left))
+    few = np.lexsort((lost / np.where(energy > 0, energy, 1), far))[:SUMS]
     prepared = getattr(subject.run.model, "before_", None) is not None
     return sections.sums_section(images[few], weights[few], subject.atoms, prepared)
 
