@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -62,6 +62,17 @@ class Plan:
         """The learning rate of a step."""
         warmup = self.warmup if self.steps is None else min(self.warmup, self.steps // 10)
         return self.lr * min(1.0, (step + 1) / (warmup + 1)) * (1 - self.done(step, seconds))
+
+
+def plan_of(plan: Plan | None, steps: int, learning_rate: float, seed: int) -> Plan:
+    """The budget of `plan`, or so many steps, with the rates of a code whose atoms keep norm 1.
+
+    The rate falls to 0: averaged weights would only lag, and their atoms are no longer of norm 1.
+    """
+    budget = plan or Plan(steps=steps)
+    return replace(
+        budget, lr=learning_rate, average=0.0, weight_decay=0.0, seed=seed, compile=False, bfloat16=False
+    )
 
 
 class Learner(Protocol):

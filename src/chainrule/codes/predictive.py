@@ -11,7 +11,6 @@ everywhere in chainrule, ½‖x − zD‖² + `penalty` · ‖z‖₁: half of t
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from typing import ClassVar, cast
 
 import numpy as np
@@ -25,7 +24,7 @@ from chainrule.layers.amortisation import COMPARED, Report, Solver, exact_codes,
 from chainrule.layers.atoms import RandomBatches, keep_unit_rows, random_atoms, standardised
 from chainrule.layers.coordinate_descent import coordinate_descent
 from chainrule.model import Code, check_sizes
-from chainrule.train import Plan, Training
+from chainrule.train import Plan, Training, plan_of
 
 CHUNK = 1 << 12  # rows encoded at a time
 TOLERANCE = 0.01  # of the KKT residual beside the penalty: where inference of a training batch stops
@@ -145,15 +144,8 @@ class PredictiveSparseDecomposition(Code):
         x, mean, scale = standardised(self.rows(X, reset=True, fewest=1))
         atoms = random_atoms(self.n_components, x.shape[1], self.random_state)
         model = Predictor(atoms, torch.from_numpy(mean), scale, self.penalty, self.alpha)
-        plan = replace(
-            plan or Plan(steps=self.epochs * math.ceil(len(x) / self.batch)),
-            lr=self.learning_rate,
-            average=0.0,  # the rate falls to 0: an average would only lag, and its atoms are no longer of norm 1
-            weight_decay=0.0,
-            seed=self.random_state,
-            compile=False,
-            bfloat16=False,
-        )
+        steps = self.epochs * math.ceil(len(x) / self.batch)
+        plan = plan_of(plan, steps, self.learning_rate, self.random_state)
         training = Training(model, RandomBatches(x, self.batch, self.random_state), plan)
         keep_unit_rows(model.decoder, training.optimizer)
         return training

@@ -23,7 +23,7 @@ from chainrule.errors import ChainruleError
 from chainrule.layers.amortisation import COMPARED, Report, Solver, report_on, usage
 from chainrule.layers.atoms import RandomBatches, keep_unit_rows, random_atoms, standardised, unit_rows
 from chainrule.model import Code, check_part, check_sizes
-from chainrule.train import Plan, Training
+from chainrule.train import Plan, Training, plan_of
 
 CHUNK = 1 << 12  # rows encoded at a time, so that their K numbers each do not fill the memory
 AUX_WEIGHT = 1 / 32  # of the loss of dead units beside the others' (Gao et al. 2024)
@@ -384,15 +384,8 @@ class SparseAutoencoder(Code):
         atoms = random_atoms(self.n_components, x.shape[1], self.random_state)
         model = Autoencoder(self._activation(), atoms, torch.from_numpy(mean), scale, self.patience)
         batches = RandomBatches(x, self.batch, self.random_state)
-        plan = replace(
-            plan or Plan(steps=self.epochs * math.ceil(len(x) / self.batch)),
-            lr=self.learning_rate,
-            average=0.0,  # the rate falls to 0: an average would only lag, and its atoms are no longer of norm 1
-            weight_decay=0.0,
-            seed=self.random_state,
-            compile=False,
-            bfloat16=False,
-        )
+        steps = self.epochs * math.ceil(len(x) / self.batch)
+        plan = plan_of(plan, steps, self.learning_rate, self.random_state)
         training = Training(model, batches, plan)
         keep_unit_rows(model.decoder, training.optimizer)
         if not model.activation.AUX:
