@@ -2,6 +2,7 @@
 
 R² is the share of an atom's variance that the Gabor function of least squared distance explains
 (`chainrule.layers.gabor`). The share of atoms above 0.8 depends on the whitening, on the number of atoms and on λ.
+`share_of_patches` is the same share among as many whitened patches: what the fit reaches where nothing was learned.
 """
 
 from __future__ import annotations
@@ -46,15 +47,26 @@ def draw(save: natural.Save, seed: int, patches: int, steps: int, whitenings, at
         learn, held = data(whitening, patches, seed)
         for count, penalty in product(atoms, penalties):
             code = natural.learned(learn, count, penalty, steps, seed)
-            pictures = code.components_.reshape(-1, natural.SIDE, natural.SIDE)
+            pictures = as_pictures(code.components_)
             fits = fit_gabors(pictures)
             facts = {"whitening": whitening, "atoms": count, "penalty": penalty}
-            facts |= {"share": float((fits.r2 > GOOD).mean()), "median_r2": float(np.median(fits.r2))}
+            facts |= {"share": share(fits), "share_of_patches": share(fit_gabors(as_pictures(held[:count])))}
+            facts["median_r2"] = float(np.median(fits.r2))
             rows.append({**facts, **natural.quality(code, held).facts()})
             found.append((pictures, fits))
     best = max(range(len(rows)), key=lambda i: rows[i]["share"])
     draw_fits(save, *found[best])
     return {"rows": rows}
+
+
+def as_pictures(rows: np.ndarray) -> np.ndarray:
+    """Rows (n, 144) as (n, 12, 12)."""
+    return rows.reshape(-1, natural.SIDE, natural.SIDE)
+
+
+def share(fits: GaborFits) -> float:
+    """The share of good fits."""
+    return float((fits.r2 > GOOD).mean())
 
 
 def data(whitening: str, patches: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
