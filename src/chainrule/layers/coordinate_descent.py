@@ -82,7 +82,7 @@ def coordinate_descent(
         (-(-count // LANES) * LANES, rows.shape[1]), rows.dtype
     )  # atoms of zeros are never used
     padded[:count] = atoms
-    start = warm(start, n, count, rows.dtype)
+    start = shorter(warm(start, n, count, rows.dtype), rows.shape[1])
     real = rows.dtype.type
     given_up: list[int] = []
 
@@ -107,6 +107,14 @@ def coordinate_descent(
             stacklevel=2,
         )
     return codes
+
+
+def shorter(start: csr_array, most: int) -> csr_array:
+    """Starts without those of more than `most` non-zeros: no code needs so many, and to drop them takes long."""
+    lengths = np.diff(start.indptr)
+    kept = np.repeat(lengths <= most, lengths)
+    ends = np.concatenate([[0], np.cumsum(np.where(lengths <= most, lengths, 0))])
+    return csr_array((start.data[kept], start.indices[kept], ends), shape=start.shape)
 
 
 def aligned(shape: tuple[int, ...], dtype) -> np.ndarray:
