@@ -10,8 +10,8 @@ so many threads each; the median counts. The slow sides (scikit-learn's) code th
 
 `kkt` is the largest violation of the optimality conditions by any code, as a share of λ, and `gap` the mean objective
 beyond the smallest one of all sides on the common rows, as a share of it; both in float64, whatever the side
-computes in. A `kkt` of 2 with no gap is a coefficient of the size of rounding with the wrong sign. SPAMS solves by LARS. It is
-left out where it is not installed, and a line says so.
+computes in. A `kkt` of 2 with no gap is a coefficient of the size of rounding with the wrong sign. SPAMS solves by
+LARS. It is left out where it is not installed, and a line says so.
 """
 
 from __future__ import annotations
