@@ -71,7 +71,9 @@ def test_codes_are_optimal_wherever_they_start(scale, atoms, positive, kind):
     rng = np.random.default_rng(1)
     start = scale * rng.normal(size=(100, 40)) * (rng.random((100, 40)) < 0.2)
     lengths = (start != 0).sum(1)
-    assert lengths.min() <= 10 < lengths.max()  # those of more non-zeros than numbers of an event are not used
+    assert (
+        lengths.min() <= 10 < lengths.max()
+    )  # those of more non-zeros than numbers of an event are not used
     codes = coordinate_descent(rows, D, 0.3, positive, start)
     assert violation(rows, D, codes, 0.3, positive).max() <= 1.2e-3 * 0.3
 
