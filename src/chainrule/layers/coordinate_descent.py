@@ -32,6 +32,7 @@ HAND_OVER = 0.1  # violation, as a share of λ, at which the support is first so
 INEXACT = 0.1  # share of the residual that a solve may leave
 FLAT = 64  # rounding errors, beside the largest ‖dⱼ‖²: a direction of less curvature has none
 MOVES = U(64)  # single moves after which the support is solved for in any case
+SURE = 0.99  # of the tolerance, at which a code is done: rounding in single precision adds less than the rest
 SHRINK = 0.3  # share of the violation left by a solve at which the next one begins
 
 
@@ -97,7 +98,15 @@ def coordinate_descent(
         gram = np.matmul(padded, padded.T, out=aligned((len(padded), len(padded)), rows.dtype))
         flat = real(FLAT * np.finfo(rows.dtype).eps * np.diag(gram).max())
         both = real(not positive)
-        options = (real(penalty), real(tol), flat, real(HAND_OVER), real(SHRINK), max_steps * count, both)
+        options = (
+            real(penalty),
+            real(SURE * tol),
+            flat,
+            real(HAND_OVER),
+            real(SHRINK),
+            max_steps * count,
+            both,
+        )
         codes = by_chunks(code, n, count, CHUNK, rows.dtype, threads)
     if sum(given_up):
         warnings.warn(
