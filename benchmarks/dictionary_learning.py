@@ -75,12 +75,15 @@ def judged(held: np.ndarray, atoms: np.ndarray, options: argparse.Namespace) -> 
     return float(objective(x, D, coordinate_descent(x, D, options.penalty), options.penalty).mean())
 
 
-def ours(rows, first, options: argparse.Namespace) -> Snapshots:
-    code = SparseCoding(options.atoms, options.penalty, training=Online(options.batch))
-    code.fit(rows[: options.batch])  # compiled
-    learner = code.learner(rows, Plan(minutes=max(options.seconds) / 60, seed=0))
-    learner.state["components"] = first.copy()
-    yield from at_times(iter(learner).__next__, lambda: learner.state["components"], options.seconds)
+def ours(**more: float) -> Callable[..., Snapshots]:
+    def snapshots(rows, first, options: argparse.Namespace) -> Snapshots:
+        code = SparseCoding(options.atoms, options.penalty, training=Online(options.batch, **more))
+        code.fit(rows[: options.batch])  # compiled
+        learner = code.learner(rows, Plan(minutes=max(options.seconds) / 60, seed=0))
+        learner.state["components"] = first.copy()
+        yield from at_times(iter(learner).__next__, lambda: learner.state["components"], options.seconds)
+
+    return snapshots
 
 
 def of_scikit_learn(algorithm: str) -> Callable[..., Snapshots]:
@@ -134,7 +137,8 @@ def at_times(step: Callable[[], object], atoms: Callable[[], np.ndarray], times:
 
 
 SIDES: dict[str, Callable[..., Snapshots]] = {
-    "chainrule online": ours,
+    "chainrule online": ours(),
+    "chainrule online, forget=5": ours(forget=5.0),
     "SPAMS trainDL float32": of_spams(np.float32),
     "SPAMS trainDL float64": of_spams(np.float64),
     "scikit-learn cd": of_scikit_learn("cd"),

@@ -8,10 +8,10 @@ so many threads each; the median counts. The slow sides (scikit-learn's) code th
 `codes_a_second` is of wall-clock, everything from rows to codes included; `speed` is the median ratio of a run of
 `coordinate_descent` to the same side's run of that round, by time per code, so 3 is three times as slow as ours.
 
-`kkt` is the largest violation of the optimality conditions by any code, as a share of λ, and `gap` the mean objective
-beyond the smallest one of all sides on the common rows, as a share of it; both in float64, whatever the side
-computes in. A `kkt` of 2 with no gap is a coefficient of the size of rounding with the wrong sign. SPAMS solves by
-LARS. It is left out where it is not installed, and a line says so.
+`kkt` is the largest violation of the optimality conditions by the codes of the first `--few` rows, as a share of λ,
+and `gap` the mean objective beyond the smallest one of all sides on the common rows, as a share of it; both in
+float64, whatever the side computes in. A `kkt` of 2 with no gap is a coefficient of the size of rounding with the
+wrong sign. SPAMS solves by LARS. It is left out where it is not installed, and a line says so.
 """
 
 from __future__ import annotations

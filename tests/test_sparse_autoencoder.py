@@ -25,17 +25,19 @@ from chainrule.codes.sparse_autoencoder import (
 from chainrule.errors import ChainruleError
 from chainrule.layers.amortisation import (
     comparison,
-    exact_codes,
     objective,
     penalty_for,
     refitted_errors,
 )
 from chainrule.layers.atoms import RandomBatches, random_atoms, standardised, unit_rows
+from chainrule.layers.coordinate_descent import CoordinateDescent
 from chainrule.store import dump, parse
 from chainrule.train import Plan
 
 KINDS = [ReLUL1(0.3), TopK(3), BatchTopK(3), JumpReLU(target=3.0)]
 every_kind = pytest.mark.parametrize("activation", KINDS, ids=lambda a: type(a).__name__)
+
+exact_codes = CoordinateDescent()
 
 
 def sparse_rows(n=600, d=12, atoms=20, seed=0):

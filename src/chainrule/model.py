@@ -151,8 +151,8 @@ class Code(TransformerMixin, BaseEstimator):
         learner(X, plan=None) -> `chainrule.train.Learner`     what will learn; without a plan as long as it likes
         learned(learner) -> self                               takes over what the learner has reached
 
-    and is then trained like a chain: with a budget, checkpoints and exact resume. Its `fit` runs the learner to
-    its end.
+    and is then trained like a chain: with a budget, checkpoints and exact resume. `fit` runs the learner to its
+    end; any other code states its own.
 
     Attributes:
         SIZES: named sets of constructor arguments (JSON): "tiny" for tests, "laptop", "paper".
@@ -184,6 +184,13 @@ class Code(TransformerMixin, BaseEstimator):
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = [np.dtype(kept).name for kept in self.TYPES]
         return tags
+
+    def fit(self, X, y=None):
+        """Learn from X (n, *event): the learner of a code that learns in steps, to its end."""
+        learner = self.learner(X)
+        for _ in learner:
+            pass
+        return self.learned(learner)
 
     def rows(self, X, *, reset: bool = False, fewest: int = 2) -> np.ndarray:
         """X (n, *event) -> (n, d) in one of `TYPES`, checked.

@@ -20,9 +20,10 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
 from chainrule.errors import ChainruleError
-from chainrule.layers.amortisation import COMPARED, Report, Solver, exact_codes, report_on
+from chainrule.layers.amortisation import COMPARED, Report, report_on
 from chainrule.layers.atoms import RandomBatches, keep_unit_rows, random_atoms, standardised
-from chainrule.layers.coordinate_descent import coordinate_descent
+from chainrule.layers.coordinate_descent import CoordinateDescent, coordinate_descent
+from chainrule.layers.lasso import Solver
 from chainrule.model import Code, check_sizes
 from chainrule.train import Plan, Training, plan_of
 
@@ -131,13 +132,6 @@ class PredictiveSparseDecomposition(Code):
         self.learning_rate = learning_rate
         self.random_state = random_state
 
-    def fit(self, X, y=None):
-        """Learn from X (n, *event) for `epochs` passes."""
-        learner = self.learner(X)
-        for _ in learner:
-            pass
-        return self.learned(learner)
-
     def learner(self, X, plan: Plan | None = None) -> Training:
         """The training on X (n, *event), not yet begun; of `plan` the budget is taken, the rates are our own."""
         self._check()
@@ -178,7 +172,7 @@ class PredictiveSparseDecomposition(Code):
         """
         rows = self.rows(X)
         centred = (rows - self.mean_).astype(rows.dtype)
-        return (solver or exact_codes)(centred, self.components_.astype(rows.dtype), self.penalty)
+        return (solver or CoordinateDescent())(centred, self.components_.astype(rows.dtype), self.penalty)
 
     def inverse_transform(self, Z):
         """Codes (n, K), dense or scipy.sparse -> events (n, *event): z D + mean."""

@@ -20,8 +20,9 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
 from chainrule.errors import ChainruleError
-from chainrule.layers.amortisation import COMPARED, Report, Solver, report_on, usage
+from chainrule.layers.amortisation import COMPARED, Report, report_on, usage
 from chainrule.layers.atoms import RandomBatches, keep_unit_rows, random_atoms, standardised, unit_rows
+from chainrule.layers.lasso import Solver
 from chainrule.model import Code, check_part, check_sizes
 from chainrule.train import Plan, Training, plan_of
 
@@ -369,13 +370,6 @@ class SparseAutoencoder(Code):
         self.learning_rate = learning_rate
         self.patience = patience
         self.random_state = random_state
-
-    def fit(self, X, y=None):
-        """Learn from X (n, *event) for `epochs` passes."""
-        learner = self.learner(X)
-        for _ in learner:
-            pass
-        return self.learned(learner)
 
     def learner(self, X, plan: Plan | None = None) -> Training:
         """The training on X (n, *event), not yet begun; of `plan` the budget is taken, the rates are our own."""

@@ -156,13 +156,6 @@ class SparseCoding(Code):
 
     # ---- learning ----------------------------------------------------------------------------------------
 
-    def fit(self, X, y=None):
-        """Learn the dictionary of X (n, *event)."""
-        learner = self.learner(X)
-        for _ in learner:
-            pass
-        return self.learned(learner)
-
     def learner(self, X, plan: Plan | None = None) -> Learner:
         """What learns the dictionary of X (n, *event); float32 and float64 arrays, mapped ones too, are not copied."""
         self._check()

@@ -17,9 +17,8 @@ import numpy as np
 from scipy import sparse
 
 from chainrule.layers.coordinate_descent import CoordinateDescent
-from chainrule.layers.lasso import objective
+from chainrule.layers.lasso import Solver, objective
 
-Solver = Callable[..., sparse.csr_array]
 Encoder = Callable[[np.ndarray], np.ndarray]
 
 CHUNK = 1 << 12  # rows encoded at a time
@@ -107,7 +106,7 @@ def report_on(
     l0, alive, explained = usage(rows.astype(np.float32), atoms, encode)
     few = rows[:: math.ceil(len(rows) / samples)].astype(np.float64)
     compared = comparison(
-        few, atoms.astype(np.float64), encode(few), solver or exact_codes, penalty, positive
+        few, atoms.astype(np.float64), encode(few), solver or CoordinateDescent(), penalty, positive
     )
     return Report(len(rows), l0, alive, explained, **compared)
 
@@ -183,8 +182,3 @@ def refitted_errors(rows: np.ndarray, atoms: np.ndarray, codes: np.ndarray) -> n
         best = np.linalg.lstsq(chosen.T, rows[i])[0]
         errors[i] = ((rows[i] - best @ chosen) ** 2).sum()
     return errors
-
-
-def exact_codes(rows, atoms, penalty, positive=False, start=None) -> sparse.csr_array:
-    """Lasso codes by coordinate descent, which starts at `start`, dense or sparse, and never goes up from there."""
-    return CoordinateDescent()(rows, atoms, penalty, positive, start)
