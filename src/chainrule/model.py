@@ -130,11 +130,18 @@ def check_sizes(dropout: float = 0.0, **sizes: int) -> None:
         raise ChainruleError(f"dropout is {dropout}: take a share from 0 up to, not including, 1")
 
 
+def at_least_zero(**values: float) -> None:
+    """One clear line for a rate or a cost that is negative or no number."""
+    for name, value in values.items():
+        if not 0 <= value < math.inf:
+            raise ChainruleError(f"{name} is {value}: take 0 or more")
+
+
 def check_part(name: str, value: Any, *kinds: Any) -> None:
-    """One clear line for an argument that is none of the parts that a code can be made of; `check` of its own."""
+    """One clear line for an argument that is none of the parts that a code can be made of, or not a right one."""
     if not isinstance(value, kinds):
         raise ChainruleError(f"{name} is {value!r}: take one of {', '.join(kind.__name__ for kind in kinds)}")
-    value.check()
+    getattr(value, "check", lambda: None)()
 
 
 class Code(TransformerMixin, BaseEstimator):

@@ -83,9 +83,11 @@ def build(name: str, args: dict[str, Any], table: Table, seed: int = 0, depth: i
         kind = written(known[key].annotation)
         if not fits(value, kind):
             raise ChainruleError(f"{name} takes {kind} for {key}, not {one_line(repr(value))}")
-        made[key] = (
-            instance(value, key, kind, name, cls, table, depth) if takes_objects(cls, known[key]) else value
-        )
+        if takes_objects(cls, known[key]):
+            value = instance(value, key, kind, name, cls, table, depth)
+        elif isinstance(known[key].default, tuple) and isinstance(value, list):
+            value = tuple(value)  # JSON has no tuples
+        made[key] = value
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
@@ -194,7 +196,7 @@ def plain(value: Any, cls: type, table: Table) -> Any:
     if isinstance(value, Code):
         return {"model": name_of(value, table), "args": arguments(value, table)}
     if not is_dataclass(value) or isinstance(value, type):
-        return value
+        return list(value) if isinstance(value, tuple) else value  # as JSON gives it back
     for kind, part in getattr(cls, "PARTS", {}).items():
         if type(value) is part:
             return {"kind": kind, **{field.name: getattr(value, field.name) for field in fields(value)}}

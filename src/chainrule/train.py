@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -28,8 +29,8 @@ class Plan:
         minutes: wall-clock of training; the learning rate follows the time that has passed.
         steps: optimizer steps; exactly reproducible for a given number of threads.
         lr: the highest learning rate: reached after `warmup` steps, falling linearly to 0 at the end.
-        average: decay of the running average of the weights; the average is what is scored and saved.
-        clip: largest norm of the gradient of a step.
+        average: decay of the running average of the weights; the average is what is scored and saved. 0: none is kept.
+        clip: largest norm of the gradient of a step; infinite: whatever it is.
         compile: use torch.compile; None: try it when the budget is in minutes and long enough, keep the faster.
             A compiled training that is resumed goes on well, but not with the same bits.
         bfloat16: compute the loss in bfloat16 where that loses little (weights and their averages stay in single
@@ -64,15 +65,19 @@ class Plan:
         return self.lr * min(1.0, (step + 1) / (warmup + 1)) * (1 - self.done(step, seconds))
 
 
-def plan_of(plan: Plan | None, steps: int, learning_rate: float, seed: int) -> Plan:
-    """The budget of `plan`, or so many steps, with the rates of a code whose atoms keep norm 1.
+def plan_of(
+    plan: Plan | None,
+    steps: int,
+    learning_rate: float,
+    seed: int,
+    **more: float | bool,
+) -> Plan:
+    """The budget of `plan`, or so many steps, with the rates of a code, and `more` of a plan.
 
-    The rate falls to 0: averaged weights would only lag, and their atoms are no longer of norm 1.
+    The rate falls to 0: averaged weights would only lag, and atoms of norm 1 would lose it.
     """
-    budget = plan or Plan(steps=steps)
-    return replace(
-        budget, lr=learning_rate, average=0.0, weight_decay=0.0, seed=seed, compile=False, bfloat16=False
-    )
+    fixed: dict[str, Any] = {"average": 0.0, "weight_decay": 0.0, "compile": False, "bfloat16": False}
+    return replace(plan or Plan(steps=steps), lr=learning_rate, seed=seed, **{**fixed, **more})
 
 
 class Learner(Protocol):
@@ -112,36 +117,24 @@ class Training:
     moments of the optimizer and two counters: `arrays()` gives it, `restore()` takes it back.
 
     Args:
-        model: has `loss(*batch)` and parameters.
+        model: has parameters and `loss(*batch)`, whose gradient Adam follows; or `learn(*batch, rate) -> loss`, a rule
+            of its own, whose state are buffers of the model.
         batch_at: step -> the batch of that step, a pure function.
         plan: the budget and the rates.
     """
 
     def __init__(self, model: nn.Module, batch_at: Callable[[int], Batch], plan: Plan):
-        self.model, self.batch_at, self.plan = model, batch_at, plan
+        self.model: Any = model
+        self.batch_at, self.plan = batch_at, plan
         self.params = dict(model.named_parameters())
-        decay = [p for p in self.params.values() if p.ndim > 1]
-        other = [p for p in self.params.values() if p.ndim <= 1]
-        groups = [
-            {"params": decay, "weight_decay": plan.weight_decay},
-            {"params": other, "weight_decay": 0.0},
-        ]
-        self.optimizer = torch.optim.AdamW(groups, lr=plan.lr, betas=(0.9, 0.99), fused=True)
-        for (
-            p
-        ) in self.params.values():  # what AdamW would do at its first step: a state is whole from the start
-            self.optimizer.state[p] = {
-                "step": torch.zeros(()),
-                "exp_avg": torch.zeros_like(p),
-                "exp_avg_sq": torch.zeros_like(p),
-            }
-        self.average = {k: p.detach().clone() for k, p in self.params.items()}
+        self.optimizer: Any = None if hasattr(model, "learn") else adam(self.params.values(), plan)
+        self.average = {k: p.detach().clone() for k, p in self.params.items()} if plan.average else {}
         self.step, self.seconds, self.loss = 0, 0.0, math.nan
         self.note = ""  # what was decided about compiling
 
     def __iter__(self) -> Iterator[Training]:
         """Train to the end of the budget; yields itself after every step."""
-        loss_of, trial = self.model.loss, Trial(self.plan)
+        loss_of, trial = getattr(self.model, "loss", None), Trial(self.plan)
         while self.plan.done(self.step, self.seconds) < 1:
             began = time.perf_counter()
             loss_of = trial.choose(loss_of)
@@ -152,27 +145,38 @@ class Training:
             yield self
 
     def update(self, loss_of: Callable[..., Tensor], batch: Batch) -> None:
-        """One step on `batch`."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.plan.rate(self.step, self.seconds)
+        """One step on `batch`: along the gradient of the loss, or by the model's own rule."""
+        rate = self.plan.rate(self.step, self.seconds)
         self.model.train()
-        with torch.random.fork_rng(devices=[]):
-            # For dropout; everyone else's numbers are kept.
-            torch.manual_seed(((self.plan.seed << 32) + self.step) % (1 << 63))
-            with torch.autocast("cpu", torch.bfloat16, enabled=self.plan.mixed):
-                loss = loss_of(*batch)
-            self.optimizer.zero_grad()
-            loss.backward()
-        nn.utils.clip_grad_norm_(self.params.values(), self.plan.clip)
-        self.optimizer.step()
+        with random_numbers(
+            ((self.plan.seed << 32) + self.step) % (1 << 63)
+        ):  # for dropout, corruption, chains
+            own = self.optimizer is None
+            loss = self.model.learn(*batch, rate) if own else self.descend(loss_of, batch, rate)
         self.step += 1
         self.loss = float(loss.detach())
-        decay = min(self.plan.average, (1 + self.step) / (10 + self.step))
-        averaged, current = list(self.average.values()), [p.detach() for p in self.params.values()]
-        torch._foreach_lerp_(averaged, current, 1 - decay)
+        if self.average:
+            decay = min(self.plan.average, (1 + self.step) / (10 + self.step))
+            averaged, current = list(self.average.values()), [p.detach() for p in self.params.values()]
+            torch._foreach_lerp_(averaged, current, 1 - decay)
+
+    def descend(self, loss_of: Callable[..., Tensor], batch: Batch, rate: float) -> Tensor:
+        """A step of the optimizer; gives the loss before it."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.plan.mixed):
+            loss = loss_of(*batch)
+        self.optimizer.zero_grad()
+        loss.backward()
+        if self.plan.clip < math.inf:
+            nn.utils.clip_grad_norm_(self.params.values(), self.plan.clip)
+        self.optimizer.step()
+        return loss
 
     def averaged(self) -> dict[str, Tensor]:
         """The state of the model with the averaged weights."""
+        if not self.average:
+            return dict(self.model.state_dict())
         mean_of = dict(zip(self.params.values(), self.average.values(), strict=True))
         named = self.model.named_parameters(
             remove_duplicate=False
@@ -183,7 +187,7 @@ class Training:
         """(tensors, counters) from which `restore` continues."""
         tensors = {f"weights.{k}": v for k, v in self.model.state_dict().items()}
         tensors |= {f"average.{k}": v for k, v in self.average.items()}
-        for name, p in self.params.items():
+        for name, p in self.params.items() if self.optimizer else ():
             tensors |= {f"optimizer.{name}.{k}": v for k, v in self.optimizer.state[p].items()}
         return tensors, {"step": self.step, "seconds": self.seconds}
 
@@ -193,20 +197,171 @@ class Training:
         Raises:
             ChainruleError: they are not the whole state of this training. Then nothing has changed.
         """
-        step, seconds = counters.get("step"), counters.get("seconds")
-        if type(step) is not int or not 0 <= step < 1 << 53:
-            raise ChainruleError(f"the state of the training is of step {step!r}: it is damaged")
-        if type(seconds) not in (int, float) or not 0 <= seconds < math.inf:
-            raise ChainruleError(f"the state of the training is of second {seconds!r}: it is damaged")
-        current, _ = self.arrays()
-        for name in sorted(current.keys() | tensors.keys()):
-            found, wanted = kind_of(tensors.get(name)), kind_of(current.get(name))
-            if found != wanted:
-                raise ChainruleError(f"the state of the training has {found} for {name}, the model {wanted}")
-        with torch.no_grad():
-            for name, tensor in current.items():
-                tensor.copy_(tensors[name])
-        self.step, self.seconds = step, float(seconds)
+        step, seconds = check_counters(counters)
+        take(self.arrays()[0], tensors)
+        self.step, self.seconds = step, seconds
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One of several trainings that follow each other.
+
+    Attributes:
+        share: of the whole budget; shares need not sum to 1.
+        begin: (budget, models of the stages before) -> its training, a pure function.
+    """
+
+    share: float
+    begin: Callable[[Plan, list[nn.Module]], Training]
+
+
+class Stages:
+    """Trainings one after the other, each begun with what those before have reached: a `Learner`.
+
+    Its state is the weights of the stages that are done and the whole state of the one that is not.
+
+    Attributes:
+        models: of the stages that are done.
+        training: of the stage that is not.
+    """
+
+    def __init__(self, stages: Sequence[Stage], plan: Plan):
+        self.stages, self.plan = stages, plan
+        self.models: list[nn.Module] = []
+        self.before = 0, 0.0  # steps and seconds of the stages that are done
+        self.training = stages[0].begin(self.budget(0), [])
+
+    @property
+    def stage(self) -> int:
+        """Which stage is on, from 1 on."""
+        return len(self.models) + 1
+
+    @property
+    def step(self) -> int:
+        return self.before[0] + self.training.step
+
+    @property
+    def seconds(self) -> float:
+        return self.before[1] + self.training.seconds
+
+    @property
+    def loss(self) -> float:
+        return self.training.loss
+
+    @property
+    def note(self) -> str:
+        return self.training.note
+
+    @property
+    def params(self) -> dict[str, nn.Parameter]:
+        return self.training.params
+
+    def budget(self, i: int) -> Plan:
+        """The part of the budget that stage i has."""
+        shares = [stage.share for stage in self.stages]
+        done, then = (sum(shares[:k]) / sum(shares) for k in (i, i + 1))
+        if self.plan.steps is None:
+            return replace(self.plan, minutes=(then - done) * (self.plan.minutes or 0.0))
+        return replace(self.plan, steps=round(then * self.plan.steps) - round(done * self.plan.steps))
+
+    def __iter__(self) -> Iterator[Stages]:
+        """Learn to the end of the last stage; yields itself after every step."""
+        while True:
+            for _ in self.training:
+                yield self
+            if self.stage == len(self.stages):
+                return
+            self.before = self.step, self.seconds
+            self.models.append(self.training.model)
+            self.training = self.stages[self.stage - 1].begin(self.budget(self.stage - 1), self.models)
+
+    def arrays(self) -> tuple[dict[str, Tensor], dict[str, float]]:
+        """(tensors, counters) from which `restore` continues."""
+        states = [{f"weights.{k}": v for k, v in model.state_dict().items()} for model in self.models]
+        current, counters = self.training.arrays()
+        tensors = {f"{i}.{k}": v for i, state in enumerate([*states, current]) for k, v in state.items()}
+        own = {"stage": self.stage, "stage_step": counters["step"], "stage_seconds": counters["seconds"]}
+        return tensors, {"step": self.step, "seconds": self.seconds, **own}
+
+    def restore(self, tensors: dict[str, Tensor], counters: dict[str, float]) -> None:
+        """Go back to what `arrays` gave.
+
+        Raises:
+            ChainruleError: they are not the whole state of this training. Then nothing has changed.
+        """
+        stage = counters.get("stage")
+        if type(stage) is not int or not 1 <= stage <= len(self.stages):
+            raise ChainruleError(f"the state of the training is of stage {stage!r}: it is damaged")
+        of_stage: list[dict[str, Tensor]] = [{} for _ in range(stage)]
+        for name, tensor in tensors.items():
+            i, _, inner = name.partition(".")
+            if i not in map(str, range(stage)):
+                raise ChainruleError(
+                    f"the state of the training has {kind_of(tensor)} for {name}, the model nothing"
+                )
+            of_stage[int(i)][inner] = tensor
+        models: list[nn.Module] = []
+        for i in range(stage - 1):
+            model = self.stages[i].begin(self.budget(i), models).model
+            take({f"weights.{k}": v for k, v in model.state_dict().items()}, of_stage[i])
+            models.append(model)
+        training = self.stages[stage - 1].begin(self.budget(stage - 1), models)
+        training.restore(of_stage[-1], {k: counters.get(f"stage_{k}", -1) for k in ("step", "seconds")})
+        step, seconds = check_counters(counters)
+        self.models, self.training = models, training
+        self.before = step - training.step, seconds - training.seconds
+
+
+def check_counters(counters: dict[str, float]) -> tuple[int, float]:
+    """(step, seconds), when they can be those of a training."""
+    step, seconds = counters.get("step"), counters.get("seconds")
+    if type(step) is not int or not 0 <= step < 1 << 53:
+        raise ChainruleError(f"the state of the training is of step {step!r}: it is damaged")
+    if type(seconds) not in (int, float) or not 0 <= seconds < math.inf:
+        raise ChainruleError(f"the state of the training is of second {seconds!r}: it is damaged")
+    return step, float(seconds)
+
+
+def take(current: dict[str, Tensor], tensors: dict[str, Tensor]) -> None:
+    """Copy `tensors` into those of the same names; when they do not fit a ChainruleError, and nothing has changed."""
+    for name in sorted(current.keys() | tensors.keys()):
+        found, wanted = kind_of(tensors.get(name)), kind_of(current.get(name))
+        if found != wanted:
+            raise ChainruleError(f"the state of the training has {found} for {name}, the model {wanted}")
+    with torch.no_grad():
+        for name, tensor in current.items():
+            tensor.copy_(tensors[name])
+
+
+def adam(parameters: Iterable[nn.Parameter], plan: Plan) -> torch.optim.AdamW:
+    """The optimizer; only weights decay, not biases. Its state is whole from the start, as after a first step."""
+    every = list(parameters)
+    groups = [
+        {"params": [p for p in every if decays(p)], "weight_decay": decay}
+        for decay, decays in ((plan.weight_decay, lambda p: p.ndim > 1), (0.0, lambda p: p.ndim <= 1))
+    ]
+    if not plan.weight_decay:
+        groups = [{"params": every, "weight_decay": 0.0}]  # one call instead of two
+    optimizer = torch.optim.AdamW(groups, lr=plan.lr, betas=(0.9, 0.99), fused=True)
+    for p in every:
+        zeros = {"exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
+        optimizer.state[p] = {"step": torch.zeros(()), **zeros}
+    return optimizer
+
+
+@contextmanager
+def random_numbers(seed: int) -> Iterator[None]:
+    """Within it PyTorch's random numbers on the processor follow from the seed; everyone else's are kept.
+
+    (`torch.random.fork_rng` and `torch.manual_seed` do the same in a hundred times the time, a part of a small step.)
+    """
+    generator = torch.default_generator
+    kept = generator.get_state()
+    generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        generator.set_state(kept)
 
 
 class Trial:

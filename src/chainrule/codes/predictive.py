@@ -24,7 +24,7 @@ from chainrule.layers.amortisation import COMPARED, Report, report_on
 from chainrule.layers.atoms import RandomBatches, keep_unit_rows, random_atoms, standardised
 from chainrule.layers.coordinate_descent import CoordinateDescent, coordinate_descent
 from chainrule.layers.lasso import Solver
-from chainrule.model import Code, check_sizes
+from chainrule.model import Code, at_least_zero, check_sizes
 from chainrule.train import Plan, Training, plan_of
 
 CHUNK = 1 << 12  # rows encoded at a time
@@ -195,9 +195,7 @@ class PredictiveSparseDecomposition(Code):
         check_sizes(n_components=self.n_components, epochs=self.epochs, batch=self.batch)
         if not 0 < self.penalty < math.inf:
             raise ChainruleError(f"the penalty is {self.penalty}: take a number above 0")
-        for name in ("alpha", "learning_rate"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ChainruleError(f"{name} is {getattr(self, name)}: take 0 or more")
+        at_least_zero(alpha=self.alpha, learning_rate=self.learning_rate)
 
     def _predict(self, centred: np.ndarray) -> np.ndarray:
         """F of x − mean in its own precision, (n, d) -> (n, K)."""

@@ -23,7 +23,7 @@ from chainrule.errors import ChainruleError
 from chainrule.layers.amortisation import COMPARED, Report, report_on, usage
 from chainrule.layers.atoms import RandomBatches, keep_unit_rows, random_atoms, standardised, unit_rows
 from chainrule.layers.lasso import Solver
-from chainrule.model import Code, check_part, check_sizes
+from chainrule.model import Code, at_least_zero, check_part, check_sizes
 from chainrule.train import Plan, Training, plan_of
 
 CHUNK = 1 << 12  # rows encoded at a time, so that their K numbers each do not fill the memory
@@ -191,13 +191,6 @@ class JumpReLU(Activation):
         if self.penalty is not None:
             return self.penalty * count
         return self.PULL * (count / (self.target or self.DEFAULT_TARGET) - 1).square()
-
-
-def at_least_zero(**values: float) -> None:
-    """One clear line for a cost that is negative or no number."""
-    for name, value in values.items():
-        if not 0 <= value < math.inf:
-            raise ChainruleError(f"{name} is {value}: take 0 or more")
 
 
 # ---- training ------------------------------------------------------------------------------------------

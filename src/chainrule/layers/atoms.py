@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from chainrule.layers.units import Gaussian, scaled
+
 SMALLEST = 1e-12  # a row shorter than this has no direction
 
 
@@ -19,18 +21,22 @@ class RandomBatches:
         x: (n, d) the rows.
         size: rows a batch.
         seed: of the draws, which are with replacement.
+        y: (n,) labels of the rows, if there are any.
     """
 
     x: Tensor
     size: int
     seed: int
+    y: Tensor | None = None
 
-    def __call__(self, step: int) -> tuple[Tensor]:
-        """The batch of a step, (min(size, n), d)."""
+    def __call__(self, step: int) -> tuple[Tensor, ...]:
+        """The batch of a step, (min(size, n), d), and its labels."""
+        tensors = (self.x,) if self.y is None else (self.x, self.y)
         if len(self.x) <= self.size:
-            return (self.x,)
-        rng = np.random.default_rng((self.seed, step))
-        return (self.x[torch.from_numpy(rng.integers(len(self.x), size=self.size))],)
+            return tensors
+        generator = torch.Generator().manual_seed(((self.seed << 32) + step) % (1 << 63))
+        chosen = torch.randint(len(self.x), (self.size,), generator=generator)
+        return tuple(tensor.index_select(0, chosen) for tensor in tensors)
 
     def some(self, count: int, step: int = 0) -> Tensor:
         """`count` different random rows, or all of them; not those that the batch of `step` drew."""
@@ -45,12 +51,8 @@ def standardised(rows: np.ndarray) -> tuple[Tensor, np.ndarray, float]:
 
     One scale for all coordinates, so that a dictionary of x is one of the rows; 1 for constant data.
     """
-    mean = rows.mean(0, dtype=np.float64)
-    centred = rows - mean
-    scale = float(np.sqrt(np.mean(centred**2)))
-    # Where the spread is rounding of the mean, the data are constant.
-    scale = scale if scale > 1e-12 * (1e-300 + np.abs(mean).max()) else 1.0
-    return torch.from_numpy((centred / scale).astype(np.float32)), mean, scale
+    mean, scale = Gaussian().scaling(rows)
+    return scaled(rows, mean, scale), mean, scale
 
 
 def unit_rows(atoms: Tensor) -> Tensor:
