@@ -25,17 +25,29 @@ from scipy import sparse
 from table import Row, show
 
 from chainrule import cli
+from chainrule.codes.autoencoder import Autoencoder
+from chainrule.codes.deep_autoencoder import DeepAutoencoder, Machines
 from chainrule.codes.patches import Patches
 from chainrule.codes.predictive import PredictiveSparseDecomposition
+from chainrule.codes.rbm import RBM
 from chainrule.codes.sparse_autoencoder import SparseAutoencoder
 from chainrule.codes.sparse_coding import Online, SparseCoding
+from chainrule.codes.stacked_autoencoder import StackedAutoencoder
 from chainrule.codes.whitening import Whitening
 from chainrule.errors import ChainruleError
 from chainrule.model import Code
 
 SIDE = 6  # images of 6 × 6 gray pixels
 ATOMS = 12
-MODELS = ("sparse-coding", "sparse-autoencoder", "predictive", "whitening", "patches")
+LEARNING = (
+    "sparse-autoencoder",
+    "predictive",
+    "autoencoder",
+    "rbm",
+    "deep-autoencoder",
+    "stacked-autoencoder",
+)
+MODELS = ("sparse-coding", *LEARNING, "whitening", "patches")  # those of LEARNING take epochs
 
 
 def main() -> None:
@@ -74,6 +86,10 @@ def codes() -> dict[str, Code]:
         "SparseCoding": SparseCoding(ATOMS, penalty=0.5, training=Online(batch=32, epochs=1)),
         "SparseAutoencoder": SparseAutoencoder(ATOMS, epochs=1),
         "PredictiveSparseDecomposition": PredictiveSparseDecomposition(ATOMS, epochs=1),
+        "Autoencoder": Autoencoder((ATOMS,), epochs=1),
+        "RBM": RBM(ATOMS, persistent=True, epochs=1),
+        "DeepAutoencoder": DeepAutoencoder((ATOMS, 3), "tanh", Machines(), epochs=2),
+        "StackedAutoencoder": StackedAutoencoder((ATOMS, 3), epochs=1),
         "Whitening": Whitening(),
         "Patches": Patches(side=3),
     }
@@ -239,7 +255,7 @@ def from_files(folder: Path) -> Iterator[Row]:
         tiny = [
             "--model",
             model,
-            *(["--set", "epochs=1"] if model in ("sparse-autoencoder", "predictive") else []),
+            *(["--set", "epochs=1"] if model in LEARNING else []),
         ]
         tiny += ["--size", "tiny", *(["--steps", "2"] if model == "sparse-coding" else [])]
         for given, path in inputs.items():

@@ -10,12 +10,29 @@ from PIL import Image
 
 import chainrule.lecture
 from chainrule import cli, plots
+from chainrule.codes.deep_autoencoder import DeepAutoencoder
+from chainrule.codes.pca import PCA
+from chainrule.data.dataset import Dataset
 from chainrule.errors import ChainruleError
 from chainrule.layers.gabor import fit_gabors
-from chainrule.lecture import FIGURES, figures, lecture, natural, sparse_gabors, sparse_patch, sparsity_error
+from chainrule.lecture import (
+    FIGURES,
+    code_traversals,
+    deep_reconstructions,
+    denoising_filters,
+    digits_map,
+    faces,
+    figures,
+    learning,
+    lecture,
+    natural,
+    sparse_gabors,
+    sparse_patch,
+    sparsity_error,
+)
 
 FOLDER = Path(chainrule.lecture.__file__).parent
-SHARED = {"__init__", "natural"}
+SHARED = {"__init__", "natural", "faces", "learning"}
 
 
 @pytest.fixture(autouse=True)
@@ -53,10 +70,10 @@ def test_every_figure_is_drawn(name, tmp_path):
     assert np.isfinite(numbers).all()
 
 
-def test_the_same_seed_draws_the_same_figure(tmp_path):
+@pytest.mark.parametrize("name", ["sparse-dictionary", "code-traversals"])
+def test_the_same_seed_draws_the_same_figure(name, tmp_path):
     first, again, other = (
-        lecture("sparse-dictionary", tmp_path / str(i), size="tiny", seed=seed)
-        for i, seed in enumerate((3, 3, 4))
+        lecture(name, tmp_path / str(i), size="tiny", seed=seed) for i, seed in enumerate((3, 3, 4))
     )
     assert Path(first["files"][0]).read_bytes() == Path(again["files"][0]).read_bytes()
     assert first["rows"] == again["rows"] != other["rows"]
@@ -160,6 +177,80 @@ def test_error_falls_as_the_numbers_grow():
         assert all(a[0] <= b[0] and a[1] >= b[1] - 1e-9 for a, b in pairwise(curve)), method
     lasso, refitted = ([e for name, _, e in points if name == m] for m in ("Lasso", "Lasso, refitted"))
     assert all(r <= e + 1e-9 for e, r in zip(lasso, refitted, strict=True))
+
+
+def test_smoothness_is_a_correlation_of_neighbours():
+    rng = np.random.default_rng(0)
+    noise = rng.normal(size=(50, 12, 12, 1))
+    assert denoising_filters.smoothness(noise) == pytest.approx(0, abs=0.03)
+    assert denoising_filters.smoothness(noise.cumsum(1).cumsum(2)) > 0.7
+    assert denoising_filters.smoothness((-1.0) ** np.indices((1, 12, 12, 1)).sum(0)) < -0.9
+
+
+def test_masking_helps_where_half_of_the_input_is_hidden(tmp_path):
+    plain, masked = lecture("denoising-filters", tmp_path, size="tiny")["rows"]
+    assert (plain["masked"], masked["masked"]) == (0, 0.5)
+    assert masked["error_of_half"] < 0.9 * plain["error_of_half"]
+    assert masked["error"] > plain["error"]
+
+
+def test_errors_of_reconstructions_are_what_they_say(tmp_path):
+    rows = lecture("deep-reconstructions", tmp_path, size="tiny")["rows"]
+    found = {row["code"]: row["error"] for row in rows}
+    x, test = learning.images("digits").reshape(-1, 64), learning.images("digits", "test").reshape(-1, 64)
+    assert (x.min(), x.max()) == (0, 1)
+    axes = np.linalg.svd(x - x.mean(0), full_matrices=False)[2][:6]
+    left = (test - x.mean(0)) - (test - x.mean(0)) @ axes.T @ axes
+    assert found["PCA"] == pytest.approx(np.square(left).sum(1).mean(), rel=1e-4)
+    assert found["deep autoencoder"] < found["PCA"]
+
+
+def test_faces_are_compared_as_they_are_learned_and_drawn_as_they_are(monkeypatch):
+    rng = np.random.default_rng(0)
+    people = np.clip(128 + 9 * rng.normal(size=(8, 64, 64, 1)).cumsum(1).cumsum(2), 0, 255)
+    drawn = []
+    monkeypatch.setattr(faces, "load", lambda name, split: Dataset(people.astype(np.uint8), 256, "image"))
+    monkeypatch.setattr(plots, "image_rows", lambda rows, levels, form: drawn.append(rows))
+    found = deep_reconstructions.compared(lambda *a: None, 0, "faces", layers=[9, 4], steps=5, patches=120)
+    assert [row["data"] for row in found] == ["faces"] * 2
+    split = deep_reconstructions.faces(120, 0)
+    assert [x.shape for x in split[:3]] == [(120, 25, 25, 1)] * 2 + [(20, 25, 25, 1)]
+    assert np.square(split.plain).mean() == pytest.approx(1, rel=1e-3)
+    (rows,) = drawn
+    patches = faces.face_patches(20, 0, "test")
+    differs = np.abs(rows["test images"][:, None] - patches[None] / 255).max((2, 3, 4)).min(1)
+    assert differs.max() < 1e-5  # those shown are patches, of 0 to 1
+
+
+def test_neighbours_in_the_plane_are_training_images():
+    y = np.repeat([0, 1], 20)
+    known = np.stack([y, np.zeros(40)], 1) + np.random.default_rng(0).normal(scale=0.1, size=(40, 2))
+    points = np.array([[0.0, 0], [0, 0], [1, 0], [1, 0]])
+    assert digits_map.accuracy(known, y, points, np.array([0, 0, 1, 0])) == 0.75
+
+
+def test_a_map_beside_that_of_pca_knows_its_digits(tmp_path):
+    deep, pca = lecture("digits-map", tmp_path, size="tiny")["rows"]
+    x, test = learning.images("digits"), learning.images("digits", "test")
+    code = PCA(2).fit(x)
+    labels = [learning.classes("digits", split) for split in ("train", "test")]
+    near = np.square(code.transform(test)[:, None] - code.transform(x)[None]).sum(2).argsort(1)[:, :10]
+    votes = np.stack([(labels[0][near] == c).sum(1) for c in range(10)], 1)
+    assert pca["accuracy"] == pytest.approx((votes.argmax(1) == labels[1]).mean(), abs=0.01)
+    assert deep["error"] < pca["error"]
+
+
+def test_a_way_along_a_unit_changes_nothing_else():
+    z = np.arange(4.0)
+    found = code_traversals.along(z, 2, -1.0, 1.0)
+    np.testing.assert_array_equal(np.delete(found, 2, axis=1), np.delete(z, 2)[None].repeat(len(found), 0))
+    assert found[[0, -1], 2].tolist() == [-1, 1]
+    x = np.random.default_rng(0).random((60, 3, 3, 1))
+    code = DeepAutoencoder((4,), epochs=3).fit(x)
+    codes = code.transform(x)
+    change = code_traversals.changed(code, codes, 1, -2.0, 2.0)
+    ends = [code.inverse_transform(np.c_[codes[:, :1], np.full(60, v), codes[:, 2:]]) for v in (-2, 2)]
+    assert change == pytest.approx(np.square(ends[1] - ends[0]).sum() / 60)
 
 
 def test_a_sum_in_words():

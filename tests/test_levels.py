@@ -14,6 +14,7 @@ SOURCE = Path(str(importlib.resources.files("chainrule")))
 LEVELS = {
     "errors": -1,
     "jit": -1,
+    "randomness": -1,
     "data": 0,
     "coding": 0,
     "archive": 0,

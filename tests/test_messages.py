@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from chainrule import store
+from chainrule.models import TABLE
+
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
 
@@ -83,29 +86,36 @@ EXPECTED = {
     ("inverse_transform", "strings"): TEXT,
     ("inverse_transform", "a sparse matrix"): "works$",
 }
+DENSE = ("Autoencoder", "RBM", "DeepAutoencoder", "StackedAutoencoder", "Whitening", "Patches")
 DIFFERENT = {
     (
         "fit",
         "one event",
         "Whitening",
     ): r"ChainruleError: Found array with 1 sample\(s\) .* a minimum of 2 is required",
-    ("inverse_transform", "a sparse matrix", "Whitening"): SPARSE,
-    ("inverse_transform", "a sparse matrix", "Patches"): SPARSE,
+    **{("inverse_transform", "a sparse matrix", code): SPARSE for code in DENSE},
 }
 
 
 @pytest.mark.parametrize(("call", "given"), EXPECTED)
 def test_every_code_says_the_same_one_line(said, call, given):
     found = {code: outcome for (c, g, code), outcome in said.items() if (c, g) == (call, given)}
-    assert len(found) == 5
+    assert len(found) == 9
     for code, outcome in found.items():
         assert re.match(DIFFERENT.get((call, given, code), EXPECTED[call, given]), outcome), (
             f"{code}: {outcome}"
         )
 
 
-def test_no_row_of_the_table_is_forgotten(said):
+def test_no_row_of_the_table_is_forgotten(said, messages):
     assert {(call, given) for call, given, _ in said} == EXPECTED.keys()
+    assert {code for _, _, code in said} == messages.codes().keys()
+    named = {store.resolve(name, TABLE).__name__ for name in messages.MODELS}
+    assert named == messages.codes().keys()
+
+
+def test_no_row_is_broken(said):
+    assert not {row: outcome for row, outcome in said.items() if "BROKEN" in outcome}
 
 
 FILES = {
@@ -148,6 +158,28 @@ def test_every_command_says_one_line_about_a_file(messages, tmp_path, monkeypatc
     said = {(row["call"].removeprefix("chainrule "), row["input"]): row["outcome"] for row in rows}
     assert not [row for row in rows if "BROKEN" in row["outcome"]]
     assert {case: said[case] for case, words in FILES.items() if words not in said[case]} == {}
+
+
+NEW = ["autoencoder", "rbm", "deep-autoencoder", "stacked-autoencoder"]
+LEARNED_FROM = {"all numbers equal", "one event", "more atoms than events"}
+
+
+def test_codes_that_learn_in_steps_say_one_line_about_a_file_or_work(messages, tmp_path, monkeypatch):
+    monkeypatch.setattr(messages, "MODELS", NEW)
+    rows = list(messages.from_files(tmp_path))
+    assert not [row for row in rows if "BROKEN" in row["outcome"]]
+    for name in NEW:
+        said = {
+            (row["call"].removeprefix("chainrule "), row["input"]): row["outcome"]
+            for row in rows
+            if row["code"] == name
+        }
+        for call in ("fit", "encode"):
+            works = {given for (c, given), outcome in said.items() if c == call and outcome == "works"}
+            other = {"images of another size", "a .png of another size"} if call == "fit" else set()
+            assert works == LEARNED_FROM | other, (name, call)
+        decoded = {given for (c, given), outcome in said.items() if c == "decode" and outcome == "works"}
+        assert decoded == {"a sparse matrix"}, name
 
 
 def test_outcomes_that_break_the_rule_are_marked(messages):

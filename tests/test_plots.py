@@ -290,3 +290,30 @@ def test_any_bytes_can_be_shown(data):
 
 def test_the_first_term_of_a_sum_has_no_space_before_a_minus():
     assert plots.in_words(np.array([-2.6, 0, -0.42])) == "x ≈ −2.6 φ₀ − 0.42 φ₂"
+
+
+def test_rows_of_images_have_their_names_and_differ_in_length():
+    rows = {"test <1>": np.ones((3, 4, 4, 1)), "two\nlines": np.zeros((2, 4, 4, 1))}
+    text = plots.image_rows(rows, levels=2)
+    ET.fromstring(text)
+    assert "test &lt;1&gt;" in text
+    picture = np.asarray(plots.image_rows(rows, levels=2, form=plots.raster))
+    wide, high = 3 * 64 + 2 * plots.GAP, 2 * 64 + 6
+    assert picture.shape[0] >= 2 * high
+    assert picture.shape[1] > 2 * wide  # with room for the names
+    black = (picture == 0).all(2)
+    assert black.sum() == pytest.approx(2 * (2 * 64) ** 2, rel=0.05)  # the two images of the second row
+
+
+def test_labels_of_maps_never_stand_on_each_other():
+    rng = np.random.default_rng(0)
+    points, labels = rng.normal(size=(200, 2)), rng.integers(0, 10, 200)
+    text = plots.class_maps({"one": points, "other": 5 * points}, labels)
+    ET.fromstring(text)
+    assert ">other</text>" in text
+    assert plots.class_maps({"one": points}, labels, form=plots.raster).width > 500
+    for places in (rng.random((10, 2)), np.full((10, 2), 0.5), 0.5 + 0.01 * rng.normal(size=(10, 2))):
+        found = plots.apart(places)
+        far = np.sqrt(np.square(found[:, None] - found[None]).sum(2)) + np.eye(10)
+        assert far.min() > 0.075
+    np.testing.assert_array_equal(plots.apart(np.eye(2)).round(5), np.eye(2))

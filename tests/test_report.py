@@ -101,6 +101,15 @@ def digits(n=8):
     return np.asarray(load("digits").x[:n])
 
 
+def staged(more=()):
+    """Lines of metrics of three trainings that follow each other, whose losses differ in size."""
+    losses = [(stage, 10.0**stage - step) for stage in (1, 2, 3) for step in range(4)]
+    lines = [
+        {"step": 20 * i, "seconds": i / 2, "stage": s, "loss": loss} for i, (s, loss) in enumerate(losses)
+    ]
+    return [*lines, *({"step": 300, "seconds": 9.0, "stage": 3, "loss": 0.5, word: 1} for word in more)]
+
+
 def every_card():
     x, bits, known = digits(6), np.linspace(1, 2, 6), np.zeros((8, 8, 1), bool)
     known[:4] = True
@@ -119,7 +128,9 @@ def every_card():
         sections.surprising_text_section(letters, np.ones(len(letters))),
         sections.reconstructions_section(x, x / 2, 17, 0.5, 4),
         sections.training_section([{"step": i, "seconds": i / 2, "loss": 3 - i / 9} for i in range(9)]),
+        sections.training_section(staged([HOSTILE])),
         sections.atoms_section(x - 8.0, np.arange(6)),
+        sections.filters_section(x - 8.0),
         sections.sums_section(x[:2] - 8.0, np.eye(6)[:2], x - 8.0),
         sections.nonzeros_section(np.arange(9), 12, HOSTILE),
         sections.facts_section({HOSTILE: HOSTILE, "seed": 0, "loss": 0.5}, [HOSTILE]),
@@ -200,6 +211,29 @@ def test_completions_stand_in_rows_of_original_given_and_drawn():
 def test_cards_without_anything_to_show_are_left_out():
     assert sections.training_section([]) == ""
     assert sections.training_section([{"step": 1, "seconds": 1.0}]) == ""
+
+
+def test_stages_have_a_curve_each():
+    html = sections.training_section(staged())
+    drawings = [image for image in Page(html).images() if image["class"] == "drawing"]
+    assert len(drawings) == 3
+    assert [f"Stage {i} of 3" in Page(html).seen for i in (1, 2, 3, 4)] == [True, True, True, False]
+    assert "220 steps" in Page(html).seen
+    assert "in 3 stages" in Page(html).seen
+    one = sections.training_section([line | {"stage": 1} for line in staged()])
+    assert one == sections.training_section(
+        [{k: v for k, v in line.items() if k != "stage"} for line in staged()]
+    )
+
+
+def test_the_strongest_filters_come_first_and_no_more_than_256():
+    filters = np.zeros((300, 2, 2, 1)) + 0.01
+    filters[7], filters[250] = -3.0, 2.0
+    html = sections.filters_section(filters)
+    assert "The 256 strongest of 300 filters" in Page(html).seen
+    (grid,) = pictures(html)
+    assert grid[0, 0].tolist() == [0, 0, 0, 255]
+    assert "All 6 filters" in Page(sections.filters_section(digits(6) - 8.0)).seen
 
 
 # ---- codecs --------------------------------------------------------------------------------------------
@@ -429,6 +463,36 @@ def test_the_sums_of_prepared_images_are_what_the_lasso_saw(tmp_path, monkeypatc
     correlations = np.abs(np.einsum("nhwc,khwc->nk", left, atoms))
     assert correlations.max() < 0.05 * 1.01  # no atom correlates with the rest by more than λ
     assert np.square(left).sum() < 0.5 * np.square(images).sum()
+
+
+@pytest.mark.parametrize("name", ["autoencoder", "deep-autoencoder", "stacked-autoencoder", "rbm"])
+def test_the_page_of_a_code_shows_what_its_first_layer_looks_for(name, tmp_path, monkeypatch):
+    run = chainrule.fit("digits", name, out=tmp_path / "run", size="tiny", steps=60)
+    given = []
+    monkeypatch.setattr(plots, "atoms_sheet", lambda x, *a, **k: given.append(x) or Image.new("RGB", (9, 9)))
+    found = check(report(run, tmp_path / "page").read_text(encoding="utf-8"))
+    assert ("What its units look for" in found.seen) == (name != "rbm")
+    assert ("The atoms" in found.seen) == (name == "rbm")  # which are the same
+    np.testing.assert_array_equal(given, [run.code.filters()])
+
+
+def test_the_filters_of_convolutions_are_pictures_and_those_of_other_numbers_none(tmp_path):
+    settings = {"layers": [5], "convolution": {"kind": "convolution", "kernel": 3}, "epochs": 1}
+    run = chainrule.fit("digits", "stacked-autoencoder", out=tmp_path / "run", settings=settings)
+    subject = reporting.Subject(run, None, "nothing")
+    assert subject.filters.shape == (5, 3, 3, 1)
+    assert "All 5 filters" in reporting.filters(subject)
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).integers(0, 5, (40, 12)).astype(np.uint8))
+    run = chainrule.fit(str(tmp_path / "x.npy"), "autoencoder", out=tmp_path / "flat", size="tiny")
+    assert reporting.filters(reporting.Subject(run, None, "nothing")) == ""
+
+
+def test_the_page_of_a_training_in_stages(tmp_path):
+    run = chainrule.fit("digits", "deep-autoencoder", out=tmp_path / "run", size="tiny", steps=320)
+    assert [line["stage"] for line in run.metrics()] == [1] * 2 + [2] * 2 + [3] * 12
+    found = check(report(run, tmp_path / "page").read_text(encoding="utf-8"))
+    assert "Stage 3 of 3" in found.seen
+    assert sum(image.get("class") == "drawing" for image in found.images()) == 3
 
 
 def test_codes_that_are_no_images_have_a_page_without_pictures(tmp_path):

@@ -33,6 +33,7 @@ PUBLIC = {
     "fit": "chainrule.verbs.fit",
     "load": "chainrule.data",
     "open_run": "chainrule.models",
+    "probe": "chainrule.verbs.probe",
     "sample": "chainrule.verbs.walk",
     "score": "chainrule.verbs.score",
     "walk": "chainrule.verbs.walk",

@@ -375,6 +375,36 @@ def decode(
 
 
 @app.command()
+def probe(
+    run: RunPath,
+    data: Annotated[
+        str,
+        typer.Argument(
+            metavar="DATA",
+            help="Events with classes: a name, an .npz with x_train and x_test, or a folder of classes, of which "
+            "every fifth event of each class is held out to test with.",
+        ),
+    ],
+    labels: Annotated[
+        list[int] | None,
+        typer.Option(min=2, metavar="N", help="How many; several times. By default 10, 100 and 1,000."),
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Draws of the labelled events.")] = 5,
+    seed: Seed = 0,
+    threads: Threads = 0,
+    json_: Json = False,
+) -> None:
+    """What a few labels are worth on top of a code, and on the pixels themselves."""
+    use_threads(threads)
+    from chainrule.verbs.probe import probe as worth
+
+    code, learn, test, divided = open_divided(run, data)
+    with console.progress("probing", 2 * seeds, json_) as tick:
+        rows = worth(code, learn, test, labels, seeds, seed, tick)
+    console.probes(rows, learn, test, divided, json_)
+
+
+@app.command()
 def report(
     run: RunPath,
     out: Annotated[
@@ -482,14 +512,37 @@ def open_both(run: Path, source: str):
     from chainrule.data import load
 
     opened = open_run(run)
-    info, channels = opened.info, getattr(opened.model, "channels", None)
-    classes = info.get("classes") or False
-    gray = info.get("reading", {}).get("gray", False)
-    data = load(
-        source, split="test", levels=info.get("levels"), classes=classes, channels=channels, gray=gray
-    )
+    data = load(source, split="test", **as_fitted(opened))
     console.passed_over(data)
     return opened, data
+
+
+def open_divided(run: Path, source: str):
+    """The code of a run, and what `train_test` gives, read as by `open_both` but with classes."""
+    from chainrule.data import train_test
+
+    opened = open_run(run)
+    code, side = opened.code, opened.info.get("reading", {}).get("patches")
+    reading = as_fitted(opened)
+    learn, test, divided = train_test(source, **{**reading, "classes": reading["classes"] or True})
+    console.passed_over(learn)
+    if side and learn.kind == "image" and (learn.event or ())[:2] != (side, side):
+        raise ChainruleError(
+            f"{run} codes patches of {side} × {side} pixels, and {source} has whole images: fit --model pooled makes "
+            "one code of an image"
+        )
+    return code, learn, test, divided
+
+
+def as_fitted(opened) -> dict[str, Any]:
+    """The arguments of `load` that give data as the model of a run wants them."""
+    info = opened.info
+    return {
+        "levels": info.get("levels"),
+        "classes": info.get("classes") or False,
+        "channels": getattr(opened.model, "channels", None),
+        "gray": info.get("reading", {}).get("gray", False),
+    }
 
 
 def refuse(option: str, value: str | None, why: str) -> None:

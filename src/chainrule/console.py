@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -16,6 +17,7 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from chainrule.data import Dataset
+    from chainrule.verbs.probe import Probed
 
 LONG = 600  # characters of an error
 SHORT = 24  # characters of a name that is not wrapped
@@ -154,6 +156,31 @@ def scores(total: dict[str, Any], items: list[dict[str, Any]], json_: bool) -> N
         for item in items:
             grid.add_row(plain(item["name"]), f"{item['bits_per_dim']:.4f}", f"{item['nats']:,.2f}")
         out().print(grid)
+
+
+def probes(rows: Sequence[Probed], learn: Dataset, test: Dataset, divided: bool, json_: bool) -> None:
+    """What labels are worth: an object a row of `rows`; for people a line of the table a kind of features."""
+    if json_:
+        for row in rows:
+            emit({**asdict(row), "accuracy": row.accuracy, "interval": row.interval, "held_out": not divided})
+        return
+    lines: dict[tuple[str, str], dict[str, Any]] = {}
+    for row in rows:
+        line = lines.setdefault(
+            (row.features, row.probe),
+            {"probe": row.probe, "features": row.features, "width": f"{row.width:,}"},
+        )
+        margin = "" if row.margin is None else f" ± {100 * row.margin:.1f}"
+        line[f"{row.labels:,} labels"] = f"{100 * row.accuracy:.1f}{margin}"
+    table(list(lines.values()), None, False)
+    held = "" if divided else f", held out of {plain(learn.source)}: every fifth of each class"
+    draws = len(rows[0].accuracies)
+    spread = (
+        f", mean of {draws} draws of the labels ± 95 % t-interval"
+        if draws > 1
+        else ", one draw of the labels"
+    )
+    say(f"[dim]% right of {len(test):,} test events{held}{spread}[/dim]")
 
 
 @contextmanager

@@ -116,13 +116,14 @@ def put_together(patches: np.ndarray, size: str, stride: int | None) -> np.ndarr
 
 @contextmanager
 def told_of(source: object) -> Iterator[None]:
-    """Whatever a code says about numbers and shapes becomes one line about the file they came from."""
+    """Whatever a code says about numbers and shapes, or its own damaged file, becomes one line about a file."""
     try:
         yield
-    except (AttributeError, TypeError, ValueError) as error:
-        if isinstance(error, ChainruleError):
+    except (AttributeError, TypeError, ValueError, LookupError, RuntimeError) as error:
+        if isinstance(error, ChainruleError) or "allocate memory" in str(error):
             raise
-        raise ChainruleError(f"{printable(str(source))} does not fit the code: {one_line(error)}") from error
+        said = repr(error) if isinstance(error, KeyError) else str(error)
+        raise ChainruleError(f"{printable(str(source))} does not fit the code: {one_line(said)}") from error
 
 
 # ---- files ---------------------------------------------------------------------------------------------

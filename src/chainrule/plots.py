@@ -22,6 +22,11 @@ from chainrule.errors import ChainruleError
 # do not see red or green as others do.
 BLUE, ORANGE, GREEN, VIOLET, RED = "#3d85c8", "#d9772b", "#2f9e77", "#9a70cf", "#d3505f"
 PALETTE = (BLUE, ORANGE, GREEN, VIOLET, RED)
+# Ten classes at once, told apart by as many people as can be: Petroff 2021, "Accessible color sequences".
+CLASSES = (
+    *("#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6"),
+    *("#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd"),
+)
 
 GAP = 2  # pixels between images of a grid
 SIDE = 64  # pixels at which a small image is comfortable to look at
@@ -299,6 +304,75 @@ def row_of(pictures: Sequence[tuple[str, np.ndarray, str]], end: str, columns: i
     if end:
         figure.text(0.98, 0.12 / height, end, color=INK, ha="right", va="center", size=10)
     return figure
+
+
+def image_rows(rows: Mapping[str, np.ndarray], levels: int, form: Form = svg) -> Any:
+    """Rows of images (n, H, W, C), each with its name before it, an SVG picture. Images as `image_grid` takes them."""
+    from matplotlib.figure import Figure
+
+    sheets = [image_grid(events, levels, columns=len(events)) for events in rows.values()]
+    gap, across = 6, max(sheet.width for sheet in sheets)  # pixels
+    high = sum(sheet.height + gap for sheet in sheets) - gap
+    figure, y = Figure(figsize=(across / 100, high / 100)), 0
+    for name, sheet in zip(rows, sheets, strict=True):
+        place = 0, 1 - (y + sheet.height) / high, sheet.width / across, sheet.height / high
+        axes = figure.add_axes(place)
+        axes.imshow(sheet.resize((2 * sheet.width, 2 * sheet.height), 0), interpolation="none")
+        axes.set_axis_off()
+        middle = place[1] + place[3] / 2
+        figure.text(
+            -8 / across, middle, plain(name), color=INK, ha="right", va="center", ma="right", size=8.5
+        )
+        y += sheet.height + gap
+    return form(figure)
+
+
+def class_maps(maps: Mapping[str, np.ndarray], labels: np.ndarray, form: Form = svg) -> Any:
+    """Points (n, 2) in the colours of their labels (n,) 0..9, a map beside the other, an SVG picture.
+
+    The label of a class stands at its median, or beside it where two would stand in one place. Axes end where 99.5 %
+    of the points do.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.patheffects import withStroke
+
+    side = 3.4  # inches
+    figure = Figure(figsize=(side * len(maps), side + 0.3), layout="constrained")
+    for i, (name, points) in enumerate(maps.items()):
+        axes = figure.add_subplot(1, len(maps), i + 1)
+        low, high = np.percentile(points, (0.25, 99.75), axis=0)
+        low, high = low - 0.03 * (high - low), high + 0.03 * (high - low)
+        colours = [CLASSES[label % len(CLASSES)] for label in labels]
+        axes.scatter(points[:, 0], points[:, 1], s=3, c=colours, lw=0, alpha=0.7, rasterized=True)
+        axes.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), xticks=[], yticks=[])
+        axes.set_title(plain(name), color=INK, size=11)
+        classes = np.unique(labels)
+        medians = np.stack([np.median(points[labels == label], axis=0) for label in classes])
+        for label, (x, y) in zip(classes, apart((medians - low) / (high - low)), strict=True):
+            around = [withStroke(linewidth=3, foreground="white")]
+            style: Any = {"size": 13, "weight": "bold", "color": "black", "path_effects": around}
+            axes.text(x, y, str(label), transform=axes.transAxes, ha="center", va="center", **style)
+        for spine in axes.spines.values():
+            spine.set(color=INK, alpha=0.4)
+    return form(figure)
+
+
+def apart(places: np.ndarray, least: float = 0.08) -> np.ndarray:
+    """Places (n, 2) in the unit square, moved as little as it takes for any two to be `least` apart, or nearly.
+
+    >>> apart(np.array([[0.5, 0.5], [0.5, 0.5], [0.9, 0.9]])).round(2).tolist()
+    [[0.46, 0.5], [0.54, 0.5], [0.9, 0.9]]
+    """
+    found = np.array(places, float)
+    found[:, 0] += 1e-6 * np.arange(len(found))  # those in the same place have a way to go
+    for _ in range(200):
+        way = found[:, None] - found[None]  # (n, n, 2)
+        far = np.sqrt(np.square(way).sum(2)) + np.eye(len(found))
+        short = (least * 1.01 - far).clip(min=0) * (1 - np.eye(len(found)))
+        if not short.any():
+            break
+        found += (way * (short / far)[:, :, None]).sum(1) / 2
+    return found
 
 
 def gabor_plot(fits: Any, side: int, form: Form = svg) -> Any:

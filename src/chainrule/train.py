@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from chainrule.errors import ChainruleError
+from chainrule.randomness import random_numbers, seed_of
 
 Batch = tuple[Tensor, ...]
 COMPILE_PAYS_AFTER = (
@@ -148,9 +148,7 @@ class Training:
         """One step on `batch`: along the gradient of the loss, or by the model's own rule."""
         rate = self.plan.rate(self.step, self.seconds)
         self.model.train()
-        with random_numbers(
-            ((self.plan.seed << 32) + self.step) % (1 << 63)
-        ):  # for dropout, corruption, chains
+        with random_numbers(seed_of(self.plan.seed, self.step)):  # for dropout, corruption, chains
             own = self.optimizer is None
             loss = self.model.learn(*batch, rate) if own else self.descend(loss_of, batch, rate)
         self.step += 1
@@ -256,13 +254,16 @@ class Stages:
     def params(self) -> dict[str, nn.Parameter]:
         return self.training.params
 
-    def budget(self, i: int) -> Plan:
-        """The part of the budget that stage i has."""
+    def budget(self, i: int, before: tuple[int, float] = (0, 0.0)) -> Plan:
+        """What stage i has: to where its share of the whole budget ends, from where those before ended.
+
+        So the whole is kept when a stage took more, or less because a longer budget came later.
+        """
         shares = [stage.share for stage in self.stages]
-        done, then = (sum(shares[:k]) / sum(shares) for k in (i, i + 1))
+        end, (steps, seconds) = sum(shares[: i + 1]) / sum(shares), before
         if self.plan.steps is None:
-            return replace(self.plan, minutes=(then - done) * (self.plan.minutes or 0.0))
-        return replace(self.plan, steps=round(then * self.plan.steps) - round(done * self.plan.steps))
+            return replace(self.plan, minutes=max(0.0, end * (self.plan.minutes or 0.0) - seconds / 60))
+        return replace(self.plan, steps=max(0, round(end * self.plan.steps) - steps))
 
     def __iter__(self) -> Iterator[Stages]:
         """Learn to the end of the last stage; yields itself after every step."""
@@ -273,7 +274,8 @@ class Stages:
                 return
             self.before = self.step, self.seconds
             self.models.append(self.training.model)
-            self.training = self.stages[self.stage - 1].begin(self.budget(self.stage - 1), self.models)
+            budget = self.budget(self.stage - 1, self.before)
+            self.training = self.stages[self.stage - 1].begin(budget, self.models)
 
     def arrays(self) -> tuple[dict[str, Tensor], dict[str, float]]:
         """(tensors, counters) from which `restore` continues."""
@@ -300,16 +302,21 @@ class Stages:
                     f"the state of the training has {kind_of(tensor)} for {name}, the model nothing"
                 )
             of_stage[int(i)][inner] = tensor
+        own = {k: counters.get(f"stage_{k}", -1) for k in ("step", "seconds")}
+        (step, seconds), (own_step, own_seconds) = check_counters(counters), check_counters(own)
+        before = step - own_step, seconds - own_seconds
+        if min(before) < 0 or (stage == 1 and any(before)):
+            raise ChainruleError(
+                f"the state of the training is of step {step}, {own_step} of them of stage {stage}: it is damaged"
+            )
         models: list[nn.Module] = []
         for i in range(stage - 1):
-            model = self.stages[i].begin(self.budget(i), models).model
+            model = self.stages[i].begin(self.plan, models).model
             take({f"weights.{k}": v for k, v in model.state_dict().items()}, of_stage[i])
             models.append(model)
-        training = self.stages[stage - 1].begin(self.budget(stage - 1), models)
-        training.restore(of_stage[-1], {k: counters.get(f"stage_{k}", -1) for k in ("step", "seconds")})
-        step, seconds = check_counters(counters)
-        self.models, self.training = models, training
-        self.before = step - training.step, seconds - training.seconds
+        training = self.stages[stage - 1].begin(self.budget(stage - 1, before), models)
+        training.restore(of_stage[-1], own)
+        self.models, self.training, self.before = models, training, before
 
 
 def check_counters(counters: dict[str, float]) -> tuple[int, float]:
@@ -347,21 +354,6 @@ def adam(parameters: Iterable[nn.Parameter], plan: Plan) -> torch.optim.AdamW:
         zeros = {"exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
         optimizer.state[p] = {"step": torch.zeros(()), **zeros}
     return optimizer
-
-
-@contextmanager
-def random_numbers(seed: int) -> Iterator[None]:
-    """Within it PyTorch's random numbers on the processor follow from the seed; everyone else's are kept.
-
-    (`torch.random.fork_rng` and `torch.manual_seed` do the same in a hundred times the time, a part of a small step.)
-    """
-    generator = torch.default_generator
-    kept = generator.get_state()
-    generator.manual_seed(seed)
-    try:
-        yield
-    finally:
-        generator.set_state(kept)
 
 
 class Trial:

@@ -118,6 +118,7 @@ class Autoencoder(Code):
 
     def learned(self, learner: Training):
         """Take over what `learner` has reached; gives self."""
+        self.__dict__.pop("decoder_", None)  # of an earlier fit that was not tied
         for name, value in learned_by(cast(Denoiser, learner.model)).items():
             setattr(self, name, value)
         self.n_steps_ = learner.step

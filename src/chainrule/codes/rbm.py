@@ -127,7 +127,7 @@ class RBM(Code):
         check_is_fitted(self)
         codes = self.codes(Z, len(self.components_))
         model = self._machine(codes.dtype)
-        return self._events(model.visible.mean(model.down(torch.from_numpy(codes))))
+        return self._events(model.visible.mean(model.down(torch.from_numpy(np.array(codes, order="C")))))
 
     def free_energy(self, X) -> np.ndarray:
         """F(v) of every event of X (n, *event), (n,): p(v) = exp(−F(v)) / Z. The lower, the more probable."""
@@ -161,6 +161,7 @@ class RBM(Code):
     def sample(self, n: int, steps: int = 1000, random_state: int = 0) -> np.ndarray:
         """(n, *event) means of visible units after so many steps of Gibbs sampling from random hidden states."""
         check_is_fitted(self)
+        check_sizes(n=n, steps=steps)
         model = self._machine(np.dtype(np.float32))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(random_state)

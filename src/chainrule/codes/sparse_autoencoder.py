@@ -24,6 +24,7 @@ from chainrule.layers.amortisation import COMPARED, Report, report_on, usage
 from chainrule.layers.atoms import RandomBatches, keep_unit_rows, random_atoms, standardised, unit_rows
 from chainrule.layers.lasso import Solver
 from chainrule.model import Code, at_least_zero, check_part, check_sizes
+from chainrule.randomness import REDRAW, seed_of
 from chainrule.train import Plan, Training, plan_of
 
 CHUNK = 1 << 12  # rows encoded at a time, so that their K numbers each do not fill the memory
@@ -273,7 +274,7 @@ def redraw(training: Training, batches: RandomBatches) -> None:
     places = dead.nonzero().flatten()[: int((errors > 0).sum())]  # no event twice: equal units stay equal
     if not len(places):
         return
-    generator = torch.Generator().manual_seed(training.step)
+    generator = torch.Generator().manual_seed(seed_of(training.plan.seed, training.step, REDRAW))
     chosen = torch.multinomial(errors.square(), len(places), generator=generator)
     directions = unit_rows(x[chosen] - model.decoder_bias)
     living = model.encoder[:, ~dead].norm(dim=0)

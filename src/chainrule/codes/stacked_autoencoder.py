@@ -30,17 +30,17 @@ from chainrule.layers.coder import (
     Denoiser,
     Map,
     Span,
-    as_tensors,
     check_layers,
     decoded,
     dense,
     encoded,
+    encoder_of,
     learned_by,
 )
 from chainrule.layers.corruption import CORRUPTIONS, Corruption
 from chainrule.layers.images import image_shape
-from chainrule.layers.units import UNITS, Bernoulli, Gaussian, scaled
-from chainrule.model import Code, at_least_zero, check_part, check_sizes
+from chainrule.layers.units import UNITS, Bernoulli, Gaussian
+from chainrule.model import Code, at_least_zero, check_part, check_sizes, told_of
 from chainrule.train import Plan, Stage, Stages, Training, plan_of
 
 
@@ -169,6 +169,7 @@ class StackedAutoencoder(Code):
 
     def learned(self, learner: Stages):
         """Take over what `learner` has reached; gives self."""
+        self.__dict__.pop("decoder_", None)  # of an earlier fit that was not tied
         layers = [learned_by(cast(Denoiser, m)) for m in (*learner.models, learner.training.model)]
         for name in layers[0]:
             order = layers[::-1] if name.startswith("decoder") else layers
@@ -241,20 +242,22 @@ class StackedAutoencoder(Code):
 class Tuned(nn.Module):
     """The encoder with a softmax on top; its loss is the mean cross-entropy of labels in nats."""
 
-    zero: Tensor
-    ends: Tensor
-
-    def __init__(self, code: StackedAutoencoder, classes: int, dropout: float, corruption: Corruption | None):
+    def __init__(
+        self,
+        code: StackedAutoencoder,
+        span: Span,
+        classes: int,
+        dropout: float,
+        corruption: Corruption | None,
+    ):
         super().__init__()
         self.maps, self.units = code._maps(), code._units()
         self.dropout, self.corruption = dropout, corruption
-        weights, biases = (as_tensors(arrays, np.float32) for arrays in (code.encoder_, code.encoder_bias_))
+        weights, biases = encoder_of(code, self.maps, np.float32)
         self.weights, self.biases = nn.ParameterList(weights), nn.ParameterList(biases)
         self.head = nn.Parameter(torch.zeros(self.maps[-1].above, classes))
         self.head_bias = nn.Parameter(torch.zeros(classes))
-        zero, low = -code.shift_ / code.scale_, np.zeros_like(code.shift_)
-        self.register_buffer("zero", torch.from_numpy(zero.astype(np.float32)))
-        self.register_buffer("ends", torch.from_numpy(np.stack([low, low + 1]).astype(np.float32)))
+        self.span = span
 
     def logits(self, x: Tensor) -> Tensor:
         """x (B, d) as the network sees it -> (B, classes)."""
@@ -263,7 +266,7 @@ class Tuned(nn.Module):
         return torch.addmm(self.head_bias, x, self.head)
 
     def loss(self, x: Tensor, y: Tensor) -> Tensor:
-        given = x if self.corruption is None else self.corruption(x, self.zero, self.ends)
+        given = x if self.corruption is None else self.corruption(x, self.span.zero, self.span.ends)
         return nn.functional.cross_entropy(self.logits(given).float(), y)
 
 
@@ -322,7 +325,9 @@ class StackedClassifier(ClassifierMixin, BaseEstimator):
     def learner(self, X, y, plan: Plan | None = None) -> Training:
         """The training on X (n, *event) with labels y (n,), not yet begun; of `plan` the budget is taken."""
         self._check()
-        flat, y = validate_data(self, flattened(X), y, dtype=[np.float64, np.float32])
+        flat = flattened(X)
+        with told_of("X", flat):
+            flat, y = validate_data(self, flat, y, dtype=[np.float64, np.float32])
         check_classification_targets(y)
         self.classes_, labels = np.unique(y, return_inverse=True)
         if len(self.classes_) != (self.n_classes or max(2, len(self.classes_))):
@@ -332,9 +337,10 @@ class StackedClassifier(ClassifierMixin, BaseEstimator):
             )
         code = self.code or StackedAutoencoder()
         self.code_ = deepcopy(code) if hasattr(code, "encoder_") else clone(code).fit(X)
-        rows = self.code_.rows(flat)
-        x = scaled(rows, self.code_.shift_, self.code_.scale_)
-        model = Tuned(self.code_, len(self.classes_), self.dropout, self.corruption)
+        rows = self.code_.rows(as_given(X, flat))
+        span = Span(rows, self.code_.shift_, self.code_.scale_)
+        x = span.seen(rows)
+        model = Tuned(self.code_, span, len(self.classes_), self.dropout, self.corruption)
         steps = self.epochs * math.ceil(len(x) / self.batch)
         more = {"weight_decay": self.weight_decay, "bfloat16": True}
         plan = plan_of(plan, steps, self.learning_rate, self.random_state, **more)
@@ -353,8 +359,10 @@ class StackedClassifier(ClassifierMixin, BaseEstimator):
     def decision_function(self, X) -> np.ndarray:
         """The logits of X (n, *event), (n, classes); of two classes those of the second less the first, (n,)."""
         check_is_fitted(self)
-        flat = validate_data(self, flattened(X), dtype=[np.float64, np.float32], reset=False)
-        codes = self.code_.transform(flat)
+        flat = flattened(X)
+        with told_of("X", flat):
+            flat = validate_data(self, flat, dtype=[np.float64, np.float32], reset=False)
+        codes = self.code_.transform(as_given(X, flat))
         logits = codes @ self.head_.astype(codes.dtype) + self.head_bias_.astype(codes.dtype)
         return logits[:, 1] - logits[:, 0] if len(self.classes_) == 2 else logits
 
@@ -366,7 +374,8 @@ class StackedClassifier(ClassifierMixin, BaseEstimator):
 
     def predict(self, X) -> np.ndarray:
         """The most probable class of X (n, *event), (n,)."""
-        return self.classes_[self.predict_proba(X).argmax(1)]
+        best = self.predict_proba(X).argmax(1)
+        return self.classes_[best]
 
     def _check(self) -> None:
         if self.code is not None and not isinstance(self.code, StackedAutoencoder):
@@ -380,3 +389,8 @@ class StackedClassifier(ClassifierMixin, BaseEstimator):
 def flattened(X):
     """Events (n, *event) as rows (n, d); what has at most two axes as it is."""
     return np.asarray(X).reshape(len(X), -1) if getattr(X, "ndim", 2) > 2 else X
+
+
+def as_given(X, flat: np.ndarray) -> np.ndarray:
+    """The checked rows (n, d) of X in the shape of X, so that a code can tell whether it is the one it knows."""
+    return flat.reshape(X.shape) if getattr(X, "ndim", 2) > 2 else flat

@@ -9,16 +9,28 @@ from pathlib import Path
 
 import numpy as np
 
-from chainrule.data.arrays import from_array
-from chainrule.data.batches import batches, draw, steps_per_epoch, train_holdout
+from chainrule.data.arrays import from_array, has_splits
+from chainrule.data.batches import batches, draw, rank_in_class, steps_per_epoch, train_holdout
 from chainrule.data.dataset import Dataset
 from chainrule.data.files import load_path
 from chainrule.data.named import NAMED, SPLITS, describe, load_named
 from chainrule.data.patches import COUNT, in_gray, patches_of
-from chainrule.data.reading import shown
+from chainrule.data.reading import printable, shown
 from chainrule.errors import ChainruleError
 
-__all__ = ["Dataset", "batches", "describe", "draw", "load", "steps_per_epoch", "train_holdout"]
+__all__ = [
+    "Dataset",
+    "batches",
+    "describe",
+    "draw",
+    "load",
+    "rank_in_class",
+    "steps_per_epoch",
+    "train_holdout",
+    "train_test",
+]
+
+HELD = 5  # of data without a split, the second of every five events of a class is to test with
 
 
 def load(
@@ -76,3 +88,30 @@ def found(source, split, levels, classes, channels) -> Dataset:
     close = difflib.get_close_matches(name, NAMED, 1)
     hint = f"did you mean {close[0]}?" if close else f"the sets are {', '.join(NAMED)}"
     raise ChainruleError(f"'{shown(text)}' is neither a file nor a folder nor a named set: {hint}")
+
+
+def train_test(source: str | os.PathLike[str], **reading) -> tuple[Dataset, Dataset, bool]:
+    """Events to learn from, events to test with, and whether the data came so divided.
+
+    A named set and an .npz file with `x_train` and `x_test` do. Of anything else, NAME:SPLIT included, the second of
+    every five events of each class is to test with (of all events, where there are no classes).
+
+    Args:
+        reading: further arguments of `load`.
+
+    >>> [len(part) for part in train_test("digits")[:2]], [len(part) for part in train_test("digits:test")[:2]]
+    ([1497, 300], [239, 61])
+    """
+    if divided(os.fsdecode(source)):
+        return load(source, "train", **reading), load(source, "test", **reading), True
+    data = load(source, **reading)
+    classes = np.zeros(len(data), np.int64) if data.context is None else data.context
+    held = rank_in_class(classes) % HELD == 1
+    return data.select(~held), data.select(held), False
+
+
+def divided(source: str) -> bool:
+    """Whether `load` finds a training and a test split there."""
+    if os.path.lexists(source):
+        return has_splits(Path(source), printable(source))
+    return source in NAMED

@@ -65,6 +65,16 @@ def from_array(
     return Dataset(x, levels, kind, Numbers(len(x)), context, classes, source)
 
 
+def has_splits(path: Path, name: str) -> bool:
+    """Whether a file is an .npz with items to train and items to test."""
+    if path.suffix.lower() != ".npz":
+        return False
+    file_size(path, name)
+    with reading(name), zipfile.ZipFile(path) as archive:
+        members = {member.removesuffix(".npy") for member in archive.namelist()}
+    return {"x_train", "x_test"} <= members and "x" not in members
+
+
 def read_npy(path: Path, name: str) -> np.ndarray:
     """The memory-mapped array of a .npy file."""
     size = file_size(path, name)

@@ -130,6 +130,19 @@ def train_holdout(dataset: Dataset, share: float = 0.1) -> tuple[Dataset, Datase
     )
 
 
+def rank_in_class(classes: np.ndarray) -> np.ndarray:
+    """How many events of its own class come before each event, (N,).
+
+    >>> rank_in_class(np.array([3, 0, 3, 3, 0])).tolist()
+    [0, 0, 1, 2, 1]
+    """
+    order = np.argsort(classes, kind="stable")
+    together = classes[order]
+    rank = np.empty(len(order), dtype=np.int64)
+    rank[order] = np.arange(len(order)) - np.searchsorted(together, together)
+    return rank
+
+
 @lru_cache(maxsize=8)
 def shuffled(n: int, seed: int, epoch: int, part: int) -> np.ndarray:
     """A permutation of 0..n-1; kept, because every step of an epoch asks for the same few."""

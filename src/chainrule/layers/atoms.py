@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from chainrule.layers.units import Gaussian, scaled
+from chainrule.randomness import BATCH, seed_of
 
 SMALLEST = 1e-12  # a row shorter than this has no direction
 
@@ -34,7 +35,7 @@ class RandomBatches:
         tensors = (self.x,) if self.y is None else (self.x, self.y)
         if len(self.x) <= self.size:
             return tensors
-        generator = torch.Generator().manual_seed(((self.seed << 32) + step) % (1 << 63))
+        generator = torch.Generator().manual_seed(seed_of(self.seed, step, BATCH))
         chosen = torch.randint(len(self.x), (self.size,), generator=generator)
         return tuple(tensor.index_select(0, chosen) for tensor in tensors)
 

@@ -3,7 +3,7 @@
 Smolensky 1986; contrastive divergence: Hinton 2002; persistent chains: Tieleman 2008; other units than binary ones:
 Welling, Rosen-Zvi & Hinton 2005. With binary units base = 0; with Gaussian ones base(v) = −½v².
 
-    B batch, d visible units, K hidden units
+    B batch, C chains (B of them when they start at the data), d visible units, K hidden units
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from chainrule.layers.units import Bernoulli, Units
+from chainrule.layers.units import Bernoulli, Units, in_parts
 
 ENUMERATED = 20  # units of the layer whose states are summed over exactly, at most
 MOMENTUM = 0.9  # Hinton 2012, section 9
@@ -24,9 +24,9 @@ class Divergence:
     """Statistics of data v and of what the chains have reached, v⁻, each with the means of its hidden units.
 
     Attributes:
-        v: [v, v⁻] (2B, d).
-        h: [h, −h⁻] / B (2B, K), so that [v, v⁻]ᵀ h is the gradient by the weights.
-        signs: 1/B for data, −1/B for chains, (2B,).
+        v: [v, v⁻] (B + C, d).
+        h: [h / B, −h⁻ / C] (B + C, K), so that [v, v⁻]ᵀ h is the gradient by the weights.
+        signs: 1/B for data, −1/C for chains, (B + C,).
         gap: the mean energy of (v, h), less that of (v⁻, h⁻).
     """
 
@@ -48,7 +48,7 @@ class Boltzmann(nn.Module):
         visible, hidden: the units of the two layers.
         visible_bias: b at the start, (d,).
         gibbs: k, the steps of the chains.
-        chains: states of the hidden units (B, K) that persist from one batch to the next; None: chains start at the
+        chains: states of the hidden units (C, K) that persist from one batch to the next; None: chains start at the
             data (CD-k).
         weight_decay: every step takes rate · weight_decay of each weight away.
     """
@@ -128,9 +128,10 @@ class Boltzmann(nn.Module):
         h, mean_reached = self.hidden.draw(b)
         if self.persistent:
             self.chains.copy_(h)
-        gap = (self.seen(reached, b, mean_reached) - self.seen(v, a, mean)) / len(v)
-        signs = torch.full((2 * len(v),), 1 / len(v), dtype=v.dtype)
-        signs[len(v) :].neg_()
+        n, chains = len(v), len(reached)
+        gap = self.seen(reached, b, mean_reached) / chains - self.seen(v, a, mean) / n
+        signs = torch.full((n + chains,), 1 / n, dtype=v.dtype)
+        signs[n:] = -1 / chains
         signed = torch.cat([mean, mean_reached]).mul_(signs[:, None])
         return Divergence(torch.cat([v, reached]), signed, signs, gap)
 
@@ -156,9 +157,11 @@ class Boltzmann(nn.Module):
         d, K = self.weights.shape
         binary = [n for n, u in ((K, self.hidden), (d, self.visible)) if isinstance(u, Bernoulli)]
         if isinstance(self.hidden, Bernoulli) and min(binary) == K:  # Σ_h exp(c h + Σᵢ A((b + h Wᵀ)ᵢ))
-            h = states(K).to(self.weights)
-            return (h @ self.hidden_bias + self.visible.log_partition(self.down(h)).sum(1)).logsumexp(0)
-        return (-self.free_energy(states(d).to(self.weights))).logsumexp(0)
+            parts = (h.to(self.weights) for h in in_parts(states(K)))
+            found = [h @ self.hidden_bias + self.visible.log_partition(self.down(h)).sum(1) for h in parts]
+        else:
+            found = [-self.free_energy(v.to(self.weights)) for v in in_parts(states(d))]
+        return torch.cat(found).logsumexp(0)
 
 
 def states(n: int) -> Tensor:

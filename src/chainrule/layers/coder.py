@@ -325,7 +325,7 @@ def check_layers(layers: Sequence[int], **units: str) -> None:
             raise ChainruleError(f"layers is {layers!r}: widths are whole numbers, such as (500, 30)")
         check_sizes(layers=int(width))
     for name, value in units.items():
-        if value not in ACTIVATIONS:
+        if not isinstance(value, str) or value not in ACTIVATIONS:
             raise ChainruleError(f"{name} is {value!r}: choose from {', '.join(ACTIVATIONS)}")
 
 
@@ -349,7 +349,7 @@ def learned_by(model: Denoiser) -> dict[str, Any]:
 
 def encoded(code: Any, rows: np.ndarray, maps: Sequence[Map], units: Sequence[str]) -> np.ndarray:
     """Rows (n, d) of events -> codes (n, k) in their own precision."""
-    weights, biases = (as_tensors(arrays, rows.dtype) for arrays in (code.encoder_, code.encoder_bias_))
+    weights, biases = encoder_of(code, maps, rows.dtype)
     found = np.empty((len(rows), maps[-1].above), rows.dtype)
     for part, into in zip(in_parts(rows), in_parts(found), strict=True):
         x = torch.from_numpy(((part - code.shift_) / code.scale_).astype(rows.dtype))
@@ -361,20 +361,33 @@ def decoded(
     code: Any, codes: np.ndarray, maps: Sequence[Map], back: Sequence[str], output: Units
 ) -> np.ndarray:
     """Codes (n, k) -> reconstructions (n, d) in their own precision; `back` are the units of the decoder's layers."""
-    weights, biases = (as_tensors(arrays, codes.dtype) for arrays in (decoder_of(code), code.decoder_bias_))
+    weights, biases = decoder_of(code, maps, codes.dtype)
     found = np.empty((len(codes), maps[0].below), codes.dtype)
     for part, into in zip(in_parts(codes), in_parts(found), strict=True):
-        h = torch.from_numpy(np.ascontiguousarray(part))
+        h = torch.from_numpy(np.array(part, order="C"))
         mean = output.mean(downwards(h, maps, weights, biases, back)).numpy()
         into[:] = mean * code.scale_ + code.shift_
     return found
 
 
-def decoder_of(code: Any) -> tuple[np.ndarray, ...]:
-    """The weights of the decoder, from the code on: its own, or those of the encoder."""
-    return getattr(code, "decoder_", tuple(w.T for w in reversed(code.encoder_)))
+def encoder_of(code: Any, maps: Sequence[Map], dtype: Any) -> tuple[list[Tensor], list[Tensor]]:
+    """Weights and biases of the encoder."""
+    weights = as_tensors(code.encoder_, [m.up_shape for m in maps], dtype)
+    return weights, as_tensors(code.encoder_bias_, [(m.up_bias,) for m in maps], dtype)
 
 
-def as_tensors(arrays: Iterable[np.ndarray], dtype: Any) -> list[Tensor]:
-    """Arrays as tensors in a precision."""
+def decoder_of(code: Any, maps: Sequence[Map], dtype: Any) -> tuple[list[Tensor], list[Tensor]]:
+    """Weights and biases of the decoder, from the code on; the weights are its own, or those of the encoder."""
+    own = getattr(code, "decoder_", None) or tuple(w.T for w in reversed(code.encoder_))
+    weights = as_tensors(own, [m.down_shape for m in maps[::-1]], dtype)
+    return weights, as_tensors(code.decoder_bias_, [(m.down_bias,) for m in maps[::-1]], dtype)
+
+
+def as_tensors(arrays: Sequence[np.ndarray], shapes: Sequence[tuple[int, ...]], dtype: Any) -> list[Tensor]:
+    """Arrays as tensors in a precision; one clear line when a model file holds others than its layers have."""
+    found = [np.shape(array) for array in arrays]
+    if found != list(shapes):
+        raise ChainruleError(
+            f"the weights have shapes {found}, the layers {list(shapes)}: is the file damaged?"
+        )
     return [torch.from_numpy(array.astype(dtype)) for array in arrays]

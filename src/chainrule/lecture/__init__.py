@@ -27,6 +27,10 @@ FIGURES = {
     "sparse-gabors": "chainrule.lecture.sparse_gabors",
     "sparsity-error": "chainrule.lecture.sparsity_error",
     "sparse-inference": "chainrule.lecture.sparse_inference",
+    "denoising-filters": "chainrule.lecture.denoising_filters",
+    "deep-reconstructions": "chainrule.lecture.deep_reconstructions",
+    "digits-map": "chainrule.lecture.digits_map",
+    "code-traversals": "chainrule.lecture.code_traversals",
 }
 FACTS = "facts.json"
 

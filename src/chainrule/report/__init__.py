@@ -11,6 +11,7 @@ import math
 import shlex
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +23,7 @@ from scipy.sparse import issparse
 
 from chainrule import store
 from chainrule.data import Dataset, draw, load, train_holdout
+from chainrule.encoding import told_of
 from chainrule.errors import ChainruleError
 from chainrule.model import Chain, Code
 from chainrule.models import TABLE, Run
@@ -55,7 +57,10 @@ def report(run: Run, out: str | Path, data: Dataset | None = None, listen: Liste
     """
     folder = Path(out)
     subject = Subject(run, *items_of(run, data))
-    html = page(title(run), cards(subject, listen or (lambda name: None)), lead(run), numbers(subject))
+    with (
+        told_of(run.path) if isinstance(run.model, Code) else nullcontext()
+    ):  # what a damaged model file says
+        html = page(title(run), cards(subject, listen or (lambda name: None)), lead(run), numbers(subject))
     try:
         folder.mkdir(parents=True, exist_ok=True)
         store.write_atomic(folder / "index.html", html.encode())
@@ -111,6 +116,15 @@ class Subject:
             len(event) == 3 and event[2] in (1, 3) and atoms.shape[1] == math.prod(event) and not turned
         )
         return atoms.reshape(-1, *event) if drawable else None
+
+    @property
+    def filters(self) -> np.ndarray | None:
+        """What the units of the first layer of a code look for, (K, h, w, C), when these are pictures."""
+        of_code: Any = getattr(self.run.model, "filters", None)
+        if of_code is None or self.run.info.get("kind") != "image":
+            return None
+        found = np.asarray(of_code())
+        return found if found.ndim == 4 and found.shape[3] in (1, 3) else None
 
     def as_sums(self) -> np.ndarray:
         """All items as what codes times atoms approximate: as prepared by `before`, or less the code's offset."""
@@ -338,6 +352,12 @@ def atoms(subject: Subject) -> str:
     return sections.atoms_section(subject.atoms, np.abs(subject.codes).sum(0))
 
 
+def filters(subject: Subject) -> str:
+    """The filters of the first layer, when the page does not show them as atoms."""
+    shown = subject.filters if subject.atoms is None else None
+    return "" if shown is None else sections.filters_section(shown)
+
+
 def sums(subject: Subject) -> str:
     """A few images as sums of atoms, when few atoms suffice."""
     weights = subject.codes
@@ -406,6 +426,7 @@ CARDS: dict[str, list[tuple[str, Callable[[Subject], str]]]] = {
     "array": [("scores", spread), ("training", training), ("codecs", codecs), ("facts", facts)],
     "code": [
         ("atoms", atoms),
+        ("filters", filters),
         ("sums", sums),
         ("reconstructions", reconstructions),
         ("non-zeros", nonzeros),

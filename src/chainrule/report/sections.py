@@ -151,7 +151,13 @@ def codecs_section(codecs: Sequence[Codec], model: float, levels: int, what: str
 
 
 def training_section(metrics: Sequence[Mapping[str, Any]], unit: str = DIM) -> str:
-    """The training curve, from the lines of metrics.jsonl: of a chain in bits, of a code its loss."""
+    """The training curve, from the lines of metrics.jsonl: of a chain in bits, of a code its loss.
+
+    Trainings that follow each other have losses of their own, and each a curve of its own.
+    """
+    stages = sorted({m["stage"] for m in metrics if "stage" in m})
+    if len(stages) > 1:
+        return stages_section(metrics, stages)
     kinds = {"training": "loss_bits", "held out": "val_bits"}
     if any("loss" in m for m in metrics):
         kinds, unit = {"training": "loss"}, "loss"
@@ -173,6 +179,27 @@ def training_section(metrics: Sequence[Mapping[str, Any]], unit: str = DIM) -> s
             "Training: a batch each."
             + " Held out: an estimate on part of the items that are kept from training." * held,
         ),
+    )
+
+
+def stages_section(metrics: Sequence[Mapping[str, Any]], stages: Sequence[float]) -> str:
+    """A training curve for each of the `stages` that lines of metrics.jsonl tell of."""
+    drawn = []
+    for stage in stages:
+        own = [m for m in metrics if m.get("stage") == stage and "loss" in m]
+        points = [m["seconds"] for m in own], [m["loss"] for m in own]
+        what = f"Stage {stage:g} of {stages[-1]:g}"
+        curve = plots.curve({what: points}, "seconds of training", "loss")
+        drawn.append(drawing(curve, f"Loss of batches in stage {stage:g} against time", what))
+    last = metrics[-1]
+    return section(
+        "Training",
+        paragraph(
+            f"{last['step']:,} steps in {duration(last['seconds'])}, in {len(stages)} stages, each of which measures "
+            "a loss of its own; one that compares data with samples need not fall. "
+            f"The loss of the last batch was {last['loss']:.4g}."
+        ),
+        row(*drawn),
     )
 
 
@@ -211,8 +238,7 @@ def atoms_section(atoms: np.ndarray, usage: np.ndarray, most: int = 256) -> str:
     which = "All" if len(order) == len(atoms) else f"The {len(order):,} most used of"
     idle = int((usage == 0).sum())
     unused = f" {idle:,} of them are in no code of these items." if idle else ""
-    columns = math.ceil(math.sqrt(1.6 * len(order)))
-    scale = max(1, min(round(plots.ATOM / atoms.shape[1]), (960 // columns - 1) // atoms.shape[2]))
+    columns, scale = sheet_size(atoms, len(order))
     return section(
         "The atoms",
         paragraph(
@@ -221,6 +247,29 @@ def atoms_section(atoms: np.ndarray, usage: np.ndarray, most: int = 256) -> str:
         ),
         figure(plots.atoms_sheet(atoms, order, columns, scale), f"{len(order)} atoms"),
     )
+
+
+def filters_section(filters: np.ndarray, most: int = 256) -> str:
+    """Filters (K, h, w, C) of the first layer, the `most` of largest norm first."""
+    strength = np.square(filters, dtype=np.float64).sum((1, 2, 3))
+    order = np.argsort(-strength, kind="stable")[:most]
+    which = "All" if len(order) == len(filters) else f"The {len(order):,} strongest of"
+    columns, scale = sheet_size(filters, len(order))
+    return section(
+        "What its units look for",
+        paragraph(
+            f"{which} {len(filters):,} filters of the first layer, in falling order of their norm. A unit answers to "
+            "images that are bright where its filter is bright, and dark where it is dark. Each is scaled by its own "
+            "largest magnitude; 0 is middle gray."
+        ),
+        figure(plots.atoms_sheet(filters, order, columns, scale), f"{len(order)} filters"),
+    )
+
+
+def sheet_size(atoms: np.ndarray, count: int) -> tuple[int, int]:
+    """(columns, scale) of a sheet of `count` atoms (K, h, w, C) that fills a wide page."""
+    columns = math.ceil(math.sqrt(1.6 * count))
+    return columns, max(1, min(round(plots.ATOM / atoms.shape[1]), (960 // columns - 1) // atoms.shape[2]))
 
 
 def sums_section(images: np.ndarray, weights: np.ndarray, atoms: np.ndarray, prepared: bool = False) -> str:

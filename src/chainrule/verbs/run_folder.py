@@ -187,7 +187,8 @@ def restore(training: Learner, folder: Path) -> None:
 class Log:
     """metrics.jsonl: a line every 20 steps. Lines beyond the checkpoint that is resumed are dropped.
 
-    The loss of a chain is in nats and written in bits; that of a code is whatever the code minimises.
+    The loss of a chain is in nats and written in bits; that of a code is whatever the code minimises. Of trainings that
+    follow each other a line says which of them it is about, from 1 on.
     """
 
     def __init__(self, path: Path, step: int, bits: bool):
@@ -203,12 +204,14 @@ class Log:
     def write(self, training: Learner, more: dict[str, float]) -> None:
         """Add a line about the training as it stands."""
         speed: dict[str, float] = {}
+        stage = {"stage": training.stage} if hasattr(training, "stage") else {}
         if 0 <= self.seconds < training.seconds:
             speed = {"steps_per_s": round((training.step - self.step) / (training.seconds - self.seconds), 3)}
         self.step, self.seconds = training.step, training.seconds
         self.last = {
             "step": training.step,
             "seconds": round(training.seconds, 3),
+            **stage,
             self.name: training.loss / self.unit,
             **speed,
             **more,
