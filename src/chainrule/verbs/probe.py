@@ -273,10 +273,11 @@ def spaced(n: int) -> np.ndarray:
 
 
 def linear(x, classes, test, truth, mean: np.ndarray, scale: float) -> tuple[float, float]:
-    """Logistic regression on features less their mean (d,), divided by one scale: (accuracy on all of `test`, the C that was chosen).
+    """Logistic regression: (accuracy on all of `test`, the C that was chosen).
 
-    The penalty knows no directions, so the weights lie in the span of the labelled events. Where these are fewer
-    than the features, the same problem is solved in the coordinates of that span.
+    Features are taken less their mean (d,) and divided by one scale. The penalty knows no directions, so the weights
+    lie in the span of the labelled events. Where these are fewer than the features, the same problem is solved in the
+    coordinates of that span.
     """
     rows = (x - mean) / scale
     span = np.linalg.qr(rows.T)[0] if len(rows) < rows.shape[1] else None  # (d, n)
