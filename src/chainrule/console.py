@@ -256,7 +256,8 @@ def told(line: dict[str, Any]) -> str:
     if not line:
         return ""
     loss = f"{line['loss_bits']:.4f} bits/dim" if "loss_bits" in line else f"loss {line['loss']:.4g}"
-    parts = [f"{line['step']:,}", f"{line['seconds']:.0f} s", loss]
+    stage = [f"stage {line['stage']}"] if "stage" in line else []
+    parts = [*stage, f"{line['step']:,}", f"{line['seconds']:.0f} s", loss]
     if "val_bits" in line:
         parts.append(f"held out about {line['val_bits']:.4f}")
     if "steps_per_s" in line:

@@ -18,6 +18,7 @@ from sklearn.linear_model import LogisticRegression
 
 from chainrule.data import Dataset, draw, rank_in_class
 from chainrule.errors import ChainruleError
+from chainrule.layers.sparse import blas
 from chainrule.layers.units import Gaussian
 from chainrule.model import Code
 from chainrule.store import one_line
@@ -198,8 +199,9 @@ def probed(
     span = Gaussian().scaling(train[spread])
     found: dict[str, list[list[tuple[float, float]]]] = {"linear": [], "neighbours": []}
     for done, sizes in enumerate(draws, 1):
-        found["linear"].append([linear(train[i], classes[i], test, truth, *span) for i in sizes])
-        found["neighbours"].append([neighbours(train[i], classes[i], test, truth) for i in sizes])
+        with blas().limit(limits=1, user_api="blas"):  # products are small, and waiting threads starve each other
+            found["linear"].append([linear(train[i], classes[i], test, truth, *span) for i in sizes])
+            found["neighbours"].append([neighbours(train[i], classes[i], test, truth) for i in sizes])
         if tick is not None:
             tick(done)
     rows = []

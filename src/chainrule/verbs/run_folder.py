@@ -204,7 +204,8 @@ class Log:
     def write(self, training: Learner, more: dict[str, float]) -> None:
         """Add a line about the training as it stands."""
         speed: dict[str, float] = {}
-        stage = {"stage": training.stage} if hasattr(training, "stage") else {}
+        several = hasattr(training, "stage") and len(getattr(training, "stages", ())) != 1
+        stage = {"stage": training.stage} if several else {}  # type: ignore[attr-defined]
         if 0 <= self.seconds < training.seconds:
             speed = {"steps_per_s": round((training.step - self.step) / (training.seconds - self.seconds), 3)}
         self.step, self.seconds = training.step, training.seconds
