@@ -33,7 +33,7 @@ from chainrule.layers.coder import (
     way_back,
 )
 from chainrule.layers.corruption import CORRUPTIONS, Corruption
-from chainrule.layers.units import UNITS, Bernoulli, Gaussian, in_parts
+from chainrule.layers.units import UNITS, Bernoulli, Gaussian, by_parts
 from chainrule.model import Code, at_least_zero, check_part, check_sizes
 from chainrule.train import Plan, Stage, Stages, Training, plan_of
 
@@ -225,7 +225,7 @@ class DeepAutoencoder(Code):
 def hidden_means(x: Tensor, machines: list[nn.Module]) -> Tensor:
     """x (n, d) through a stack of machines: the means of the hidden units of the last, (n, K)."""
     for machine in cast(list[Boltzmann], machines):
-        x = torch.cat([machine.hidden.mean(machine.up(part)) for part in in_parts(x)])
+        x = by_parts(machine.means, x, machine.weights.shape[1])
     return x
 
 

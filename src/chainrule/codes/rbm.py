@@ -119,7 +119,7 @@ class RBM(Code):
         found = np.empty((len(rows), len(self.components_)), rows.dtype)
         model = self._machine(rows.dtype)
         for part, into in zip(in_parts(rows), in_parts(found), strict=True):
-            into[:] = model.hidden.mean(model.up(self._seen(part))).numpy()
+            into[:] = model.means(self._seen(part)).numpy()
         return found
 
     def inverse_transform(self, Z):

@@ -85,6 +85,10 @@ class Boltzmann(nn.Module):
         """Natural parameters of the hidden units, (B, d) -> (B, K): c + vW."""
         return torch.addmm(self.hidden_bias, v, self.weights)
 
+    def means(self, v: Tensor) -> Tensor:
+        """The means of the hidden units given v, (B, d) -> (B, K)."""
+        return self.hidden.mean(self.up(v))
+
     def down(self, h: Tensor) -> Tensor:
         """Natural parameters of the visible units, (B, K) -> (B, d): b + hWᵀ."""
         return torch.addmm(self.visible_bias, h, self.weights.T)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from chainrule.errors import ChainruleError
 from chainrule.layers.corruption import Corruption
-from chainrule.layers.units import Units, in_parts, scaled
+from chainrule.layers.units import Units, by_parts, in_parts, scaled
 from chainrule.model import check_sizes
 
 
@@ -306,7 +306,7 @@ class Denoiser(nn.Module):
     @torch.no_grad()
     def encode(self, x: Tensor) -> Tensor:
         """x (n, d) as the network sees it -> codes (n, k), part by part."""
-        return torch.cat([self.coder.encode(part - self.span.centre) for part in in_parts(x)])
+        return by_parts(lambda part: self.coder.encode(part - self.span.centre), x, self.coder.maps[-1].above)
 
 
 def first_weights(

@@ -8,7 +8,7 @@ An autoencoder's output layer is such a p(x | a) (its loss is −log p), and a B
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -108,6 +108,14 @@ UNITS: dict[str, type] = {"bernoulli": Bernoulli, "gaussian": Gaussian}  # as pa
 def spread(found: float, largest: float) -> float:
     """The spread of data whose numbers reach `largest`; 1 for constant data."""
     return found if found > SMALLEST * (1e-300 + largest) else 1.0
+
+
+def by_parts(function: Callable[[Tensor], Tensor], x: Tensor, width: int) -> Tensor:
+    """`function` of rows x (n, d), part by part, (n, width): never held twice."""
+    found = x.new_empty(len(x), width)
+    for part, into in zip(in_parts(x), in_parts(found), strict=True):
+        into[:] = function(part)
+    return found
 
 
 def in_parts(rows: Any, size: int = 1 << 12) -> Iterator[Any]:
