@@ -32,6 +32,7 @@ from chainrule.data import load
 from chainrule.train import Plan
 
 IMAGES = 10_000
+REST = 0.3  # seconds in which the threads of the side before stop waiting for work
 HIDDEN, MACHINE_BATCH, BATCH = 500, 100, 200
 LAYERS = {"784-500": (500,), "784-1000-500-250-30": (1000, 500, 250, 30)}
 
@@ -60,6 +61,7 @@ def compared(what: str, threads: int, sides: dict[str, Callable[[], float]], run
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for run in range(runs + 1):  # the first one warms up
         for name, side in sides.items():
+            time.sleep(REST)
             took = side()
             if run:
                 seconds[name].append(took)

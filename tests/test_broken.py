@@ -863,19 +863,11 @@ def test_a_loop_that_draws_from_the_global_random_numbers_is_caught(monkeypatch)
     args = {"symbols": 3, "width": 4, "dropout": 0.3}
     check_seed("char-lstm", args, CHAINS, TEXT)
 
-    class Unprotected:
-        def __getattr__(self, name):
-            return getattr(torch.random, name)
+    @contextlib.contextmanager
+    def unprotected(seed):
+        torch.manual_seed(seed)
+        yield
 
-        def fork_rng(self, devices):
-            return contextlib.nullcontext()
-
-    class Torch:
-        random = Unprotected()
-
-        def __getattr__(self, name):
-            return getattr(torch, name)
-
-    monkeypatch.setattr(train, "torch", Torch())
+    monkeypatch.setattr(train, "random_numbers", unprotected)
     with pytest.raises(AssertionError, match="random numbers have moved"):
         check_seed("char-lstm", args, CHAINS, TEXT)

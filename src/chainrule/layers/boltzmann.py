@@ -26,18 +26,18 @@ class Divergence:
     Attributes:
         v: [v, v⁻] (B + C, d).
         h: [h / B, −h⁻ / C] (B + C, K), so that [v, v⁻]ᵀ h is the gradient by the weights.
-        signs: 1/B for data, −1/C for chains, (B + C,).
+        moved: the mean of v, less that of v⁻, (d,).
         gap: the mean energy of (v, h), less that of (v⁻, h⁻).
     """
 
     v: Tensor
     h: Tensor
-    signs: Tensor
+    moved: Tensor
     gap: Tensor
 
     def gradients(self) -> tuple[Tensor, Tensor, Tensor]:
         """Those of the log-likelihood by W (d, K), b (d,) and c (K,), as the chains estimate them."""
-        return self.v.T @ self.h, self.signs @ self.v, self.h.sum(0)
+        return self.v.T @ self.h, self.moved, self.h.sum(0)
 
 
 class Boltzmann(nn.Module):
@@ -106,7 +106,7 @@ class Boltzmann(nn.Module):
         """
         found = self.divergence(v)
         self.velocity.addmm_(found.v.T, found.h, beta=MOMENTUM)
-        self.visible_velocity.mul_(MOMENTUM).add_(found.signs @ found.v)
+        self.visible_velocity.mul_(MOMENTUM).add_(found.moved)
         self.hidden_velocity.mul_(MOMENTUM).add_(found.h.sum(0))
         if self.weight_decay:
             self.weights.mul_(1 - rate * self.weight_decay)
@@ -133,15 +133,14 @@ class Boltzmann(nn.Module):
         if self.persistent:
             self.chains.copy_(h)
         n, chains = len(v), len(reached)
-        gap = self.seen(reached, b, mean_reached) / chains - self.seen(v, a, mean) / n
         signs = torch.full((n + chains,), 1 / n, dtype=v.dtype)
         signs[n:] = -1 / chains
+        both = torch.cat([v, reached])
+        moved = signs @ both
+        inner = dot(a, mean) / n - dot(b, mean_reached) / chains
+        base = self.visible.base(v).mean() - self.visible.base(reached).mean()
         signed = torch.cat([mean, mean_reached]).mul_(signs[:, None])
-        return Divergence(torch.cat([v, reached]), signed, signs, gap)
-
-    def seen(self, v: Tensor, a: Tensor, h: Tensor) -> Tensor:
-        """Σ base(v) + v b + a h of v (B, d), the natural parameters a (B, K) and the means h (B, K)."""
-        return self.visible.base(v).sum() + v.sum(0) @ self.visible_bias + torch.dot(a.flatten(), h.flatten())
+        return Divergence(both, signed, moved, -(inner + base + moved @ self.visible_bias))
 
     @torch.no_grad()
     def sample(self, h: Tensor, steps: int) -> tuple[Tensor, Tensor]:
@@ -166,6 +165,11 @@ class Boltzmann(nn.Module):
         else:
             found = [-self.free_energy(v.to(self.weights)) for v in in_parts(states(d))]
         return torch.cat(found).logsumexp(0)
+
+
+def dot(a: Tensor, b: Tensor) -> Tensor:
+    """Σ ab."""
+    return torch.dot(a.flatten(), b.flatten())
 
 
 def states(n: int) -> Tensor:

@@ -199,7 +199,9 @@ def probed(
     span = Gaussian().scaling(train[spread])
     found: dict[str, list[list[tuple[float, float]]]] = {"linear": [], "neighbours": []}
     for done, sizes in enumerate(draws, 1):
-        with blas().limit(limits=1, user_api="blas"):  # products are small, and waiting threads starve each other
+        with blas().limit(
+            limits=1, user_api="blas"
+        ):  # products are small, and waiting threads starve each other
             found["linear"].append([linear(train[i], classes[i], test, truth, *span) for i in sizes])
             found["neighbours"].append([neighbours(train[i], classes[i], test, truth) for i in sizes])
         if tick is not None:
