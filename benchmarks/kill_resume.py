@@ -1,6 +1,6 @@
 """Does a training that is killed again and again end with the same bits as one that is left alone?
 
-    python benchmarks/kill_resume.py
+    python benchmarks/kill_resume.py [--model deep-autoencoder]
 
 One training of the real command line is killed (SIGKILL) at random moments, twenty times, and taken up with
 --resume each time; another of the same seed runs through. Weights, averages, the saved model and the columns of
@@ -26,11 +26,16 @@ import torch
 from chainrule import store
 
 CHAINRULE = Path(sys.executable).with_name("chainrule")
-LOSSES = ("loss_bits",)
+LOSSES = ("loss_bits", "loss")
+MODELS = {  # what is trained, and with which options
+    "gated-pixelcnn": ["--set", "width=8", "--set", "dropout=0.1"],
+    "deep-autoencoder": ["--set", 'corruption={"kind": "masking"}'],  # tiny: two machines, then fine-tuning
+}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--model", default="gated-pixelcnn", choices=list(MODELS))
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--seed", type=int, default=0)
@@ -38,7 +43,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         alone, killed = Path(folder) / "alone", Path(folder) / "killed"
         began = time.monotonic()
-        start = undisturbed(alone, options.steps)
+        start = undisturbed(alone, options)
         whole = time.monotonic() - began
         print(f"left alone: {whole:.1f} s, of which {start:.1f} s before the first steps", flush=True)
         tally = torment(killed, options, start, whole - start)
@@ -57,22 +62,33 @@ def main() -> int:
     return 0 if enough and not differences else 1
 
 
-def command(run: Path, steps: int) -> list[str]:
+def command(run: Path, options: argparse.Namespace) -> list[str]:
     """The command line: --resume once there is something to resume."""
-    line = ["fit", "-o", str(run), "--steps", str(steps), "--threads", "1", "--save-every", "0.3", "--json"]
-    first = ["digits", "--size", "tiny", "--set", "width=8", "--set", "dropout=0.1", "--seed", "7"]
+    line = [
+        "fit",
+        "-o",
+        str(run),
+        "--steps",
+        str(options.steps),
+        "--threads",
+        "1",
+        "--save-every",
+        "0.3",
+        "--json",
+    ]
+    first = ["digits", "--model", options.model, "--size", "tiny", *MODELS[options.model], "--seed", "7"]
     return [str(CHAINRULE), *line, *(["--resume"] if (run / "run.json").exists() else first)]
 
 
-def spawn(run: Path, steps: int) -> subprocess.Popen:
+def spawn(run: Path, options: argparse.Namespace) -> subprocess.Popen:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command(run, steps), stdout=subprocess.PIPE, text=True, env=environment)
+    return subprocess.Popen(command(run, options), stdout=subprocess.PIPE, text=True, env=environment)
 
 
-def undisturbed(run: Path, steps: int) -> float:
+def undisturbed(run: Path, options: argparse.Namespace) -> float:
     """Train without a break; gives the seconds until the first steps were made."""
     began = time.monotonic()
-    with spawn(run, steps) as process:
+    with spawn(run, options) as process:
         assert process.stdout is not None
         process.stdout.readline()
         first = time.monotonic() - began
@@ -89,7 +105,7 @@ def torment(run: Path, options: argparse.Namespace, start: float, training: floa
     while tally["kills"] < options.kills:
         early = tally["kills"] < options.kills / 5  # while it starts, when nothing has been saved
         moment = draw.uniform(0, start if early else start + 1.6 * training / options.kills)
-        with spawn(run, options.steps) as process:
+        with spawn(run, options) as process:
             try:
                 process.communicate(timeout=moment)
             except subprocess.TimeoutExpired:
@@ -105,7 +121,7 @@ def torment(run: Path, options: argparse.Namespace, start: float, training: floa
         tally["before_the_first_checkpoint"] += step is None
         place = f"step {step:,} was saved" if step is not None else "before the first checkpoint"
         print(f"kill {tally['kills']:2} after {moment:5.2f} s: {place}", flush=True)
-    with spawn(run, options.steps) as process:
+    with spawn(run, options) as process:
         process.communicate()
     if process.returncode:
         sys.exit(f"FAIL: the last training ended with {process.returncode}")
@@ -147,7 +163,9 @@ def same(one: torch.Tensor, other: torch.Tensor) -> bool:
 def losses(run: Path) -> dict[int, list[float]]:
     """The columns that hold losses, of every twentieth step. Looks at the held-out items come by the clock."""
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    found = {row["step"]: [row[name] for name in LOSSES] for row in rows if row["step"] % 20 == 0}
+    found = {
+        row["step"]: [row[name] for name in LOSSES if name in row] for row in rows if row["step"] % 20 == 0
+    }
     if len(found) < len([row for row in rows if row["step"] % 20 == 0]):
         sys.exit(f"FAIL: {run.name} has a step twice in metrics.jsonl")
     return found

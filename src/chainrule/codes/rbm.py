@@ -21,6 +21,7 @@ from chainrule.layers.atoms import RandomBatches
 from chainrule.layers.boltzmann import ENUMERATED, Boltzmann, first_machine
 from chainrule.layers.units import UNITS, Bernoulli, Gaussian, in_parts, scaled
 from chainrule.model import Code, at_least_zero, check_part, check_sizes
+from chainrule.randomness import random_numbers, seed_of
 from chainrule.train import Plan, Training, plan_of
 
 
@@ -163,8 +164,7 @@ class RBM(Code):
         check_is_fitted(self)
         check_sizes(n=n, steps=steps)
         model = self._machine(np.dtype(np.float32))
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(random_state)
+        with random_numbers(seed_of(random_state, 0)):
             h, _ = model.hidden.draw(torch.zeros(n, len(self.components_)))
             _, h = model.sample(h, steps)
         return self._events(model.visible.mean(model.down(h)))

@@ -87,6 +87,8 @@ class StackedAutoencoder(Code):
         code_shape_: the code as an image (H, W, channels), or (k,); `transform` gives it as a row.
         n_steps_: optimizer steps that were taken.
 
+    While a layer learns, the codes of the layer below are held in memory, 4 bytes a number.
+
     Example:
         >>> images = np.random.default_rng(0).random(size=(50, 8, 6, 1))
         >>> code = StackedAutoencoder((4, 3), convolution=Convolution(3), epochs=2).fit(images)
