@@ -64,7 +64,7 @@ img.drawing { width: 100%; max-width: 34rem; }
 table { border-collapse: collapse; font-size: .94rem; }
 th, td { text-align: left; vertical-align: top; padding: .32rem 1.2rem .32rem 0; overflow-wrap: anywhere;
   border-bottom: 1px solid var(--line); }
-th { font-weight: 500; color: var(--soft); }
+th { font-weight: 500; color: var(--soft); overflow-wrap: normal; }
 td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 pre, code { font-family: ui-monospace, "Cascadia Mono", Menlo, Consolas, monospace; font-size: .88rem; }
 pre { background: var(--code); border-radius: 8px; padding: .8rem 1rem; margin: .5rem 0; overflow-x: auto;
