@@ -42,6 +42,8 @@ from chainrule.train import Plan, Stage, Stages, Training, plan_of
 class Machines:
     """Pretraining by a stack of restricted Boltzmann machines, each for the same share of the budget.
 
+    Machines that have learned little are a worse start than random weights: give each some thousand steps.
+
     Attributes:
         share: of the budget, for all of them together.
         gibbs: k of contrastive divergence.
@@ -101,7 +103,12 @@ class DeepAutoencoder(Code):
     SIZES = {
         "tiny": {"layers": [16, 3], "units": "tanh", "pretraining": {"kind": "machines"}, "epochs": 2},
         "laptop": {},
-        "paper": {"layers": [1000, 500, 250, 30], "units": "sigmoid", "pretraining": {"kind": "machines"}},
+        "paper": {
+            "layers": [1000, 500, 250, 30],
+            "units": "tanh",
+            "pretraining": {"kind": "machines"},
+            "weight_decay": 0.1,
+        },
     }
     PARTS: ClassVar[dict[str, type]] = {"machines": Machines} | UNITS | CORRUPTIONS
     TYPES: ClassVar[tuple] = (np.float64, np.float32)
