@@ -17,7 +17,8 @@ from chainrule.layers.boltzmann import Boltzmann
 from chainrule.layers.coder import ACTIVATIONS, Coder, Denoiser, Span, dense, downwards, upwards, way_back
 from chainrule.layers.corruption import Masking
 from chainrule.layers.units import Bernoulli, Gaussian
-from chainrule.train import Plan, Stage, Stages
+from chainrule.stages import Stage, Stages
+from chainrule.train import Plan
 
 WIDTHS = (7, 5, 4, 3)
 NAMES = "encoder", "encoder_bias", "decoder", "decoder_bias"

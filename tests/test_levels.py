@@ -24,6 +24,7 @@ LEVELS = {
     "engine": 1,
     "layers": 2,
     "train": 2,
+    "stages": 2,
     "chains": 3,
     "codes": 3,
     "models": 4,
@@ -51,6 +52,7 @@ PACKAGES = {
 MODELS = {"chains", "codes"}  # folders whose files may not
 TOGETHER = {
     1: {("store", "model"), ("engine", "model")},
+    2: {("stages", "train")},
     4: {("verbs", "models")},
 }  # what else goes on within a level
 EVERYONE_TOGETHER = {5}

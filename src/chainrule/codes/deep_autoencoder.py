@@ -35,7 +35,8 @@ from chainrule.layers.coder import (
 from chainrule.layers.corruption import CORRUPTIONS, Corruption
 from chainrule.layers.units import UNITS, Bernoulli, Gaussian, by_parts
 from chainrule.model import Code, at_least_zero, check_part, check_sizes
-from chainrule.train import Plan, Stage, Stages, Training, plan_of
+from chainrule.stages import Stage, Stages
+from chainrule.train import Plan, Training, plan_of
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,8 @@ from chainrule.layers.corruption import CORRUPTIONS, Corruption
 from chainrule.layers.images import image_shape
 from chainrule.layers.units import UNITS, Bernoulli, Gaussian
 from chainrule.model import Code, at_least_zero, check_part, check_sizes, told_of
-from chainrule.train import Plan, Stage, Stages, Training, plan_of
+from chainrule.stages import Stage, Stages
+from chainrule.train import Plan, Training, plan_of
 
 
 @dataclass(frozen=True)
