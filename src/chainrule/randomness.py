@@ -26,7 +26,7 @@ def seed_of(seed: int, step: int, use: int = STEP) -> int:
 def random_numbers(seed: int) -> Iterator[None]:
     """Within it PyTorch's random numbers on the processor follow from the seed; everyone else's are kept.
 
-    (`torch.random.fork_rng` and `torch.manual_seed` do the same in a hundred times the time, a part of a small step.)
+    (`torch.random.fork_rng` and `torch.manual_seed` do the same, and take a noticeable part of a small step.)
     """
     generator = torch.default_generator
     kept = generator.get_state()

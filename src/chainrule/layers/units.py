@@ -134,7 +134,7 @@ def scaled(rows: np.ndarray, shift: np.ndarray, scale: float) -> Tensor:
 def draw_binary(a: Tensor) -> tuple[Tensor, Tensor]:
     """(u, σ(a)) with u = 1 with probability σ(a), else 0; single precision, one pass over the numbers.
 
-    A quarter of the time of a random number, a σ and a comparison in PyTorch; the key is one of PyTorch's numbers.
+    Instead of a random number, a σ and a comparison, each a pass of its own; the key is one of PyTorch's numbers.
     """
     drawn, mean = torch.empty_like(a), torch.empty_like(a)
     key, step = torch.randint(1 << 32, (2,)).tolist()

@@ -57,9 +57,10 @@ def report(run: Run, out: str | Path, data: Dataset | None = None, listen: Liste
     """
     folder = Path(out)
     subject = Subject(run, *items_of(run, data))
-    with (
+    damaged = (
         told_of(run.path) if isinstance(run.model, Code) else nullcontext()
-    ):  # what a damaged model file says
+    )  # a code may be, without a sign
+    with damaged:
         html = page(title(run), cards(subject, listen or (lambda name: None)), lead(run), numbers(subject))
     try:
         folder.mkdir(parents=True, exist_ok=True)
