@@ -19,7 +19,7 @@ from chainrule import complete, sample, store, train
 from chainrule.chains import CHAINS, gated_pixelcnn
 from chainrule.chains.char_lstm import CharLSTM
 from chainrule.chains.gated_pixelcnn import GatedPixelCNN
-from chainrule.layers import conv
+from chainrule.layers import conv, pixels
 from chainrule.model import Chain
 from contracts import (
     check_branches,
@@ -744,7 +744,7 @@ def sum_of_all(x, dim):
     return x.sum(dim, keepdim=True).expand_as(x)
 
 
-before_each = gated_pixelcnn.before_each
+before_each = pixels.before_each
 SUMS = [
     (sum_with_itself, "leaks into"),
     (sum_without_itself_by_difference, "leaks into"),  # x + y - y is not x in floating point
@@ -758,7 +758,7 @@ SUMS = [
 def test_a_memory_that_sums_too_much_or_too_little_is_caught(monkeypatch, broken, message, event):
     chain = gated(event, memory=3)
     check_causality(chain, event, everything_before)
-    monkeypatch.setattr(gated_pixelcnn, "before_each", broken)
+    monkeypatch.setattr(pixels, "before_each", broken)
     with pytest.raises(AssertionError, match=message):
         check_causality(chain, event, everything_before)
 
@@ -768,7 +768,7 @@ COPIES = [
     (lambda x, n: neighbours(x.flip(-1), n), "must reach"),
     (lambda x, n: torch.full((*x.shape, n), -1), "must reach"),
 ]
-neighbours = gated_pixelcnn.neighbours
+neighbours = pixels.neighbours
 
 
 @pytest.mark.parametrize(("broken", "message"), COPIES)
@@ -776,7 +776,7 @@ def test_copies_from_the_wrong_place_are_caught(monkeypatch, broken, message):
     event, options = (6, 5, 3), {"copies": 8, "layers": 1, "kernel": 1, "first_kernel": 1}
     chain = gated(event, **options)
     check_causality(chain, event, sees)
-    monkeypatch.setattr(gated_pixelcnn, "neighbours", broken)
+    monkeypatch.setattr(pixels, "neighbours", broken)
     with pytest.raises(AssertionError, match=message):
         check_causality(chain, event, sees)
 
@@ -795,9 +795,9 @@ def test_a_gated_pixelcnn_with_confused_channels_is_caught(monkeypatch, event):
     chain = gated(event)
     check_causality(chain, event, sees)
     with monkeypatch.context() as damaged:
-        forward = gated_pixelcnn.ChannelHead.forward
+        forward = pixels.ChannelHead.forward
         damaged.setattr(
-            gated_pixelcnn.ChannelHead, "forward", lambda self, h, x: forward(self, h, x.flip(-1))
+            pixels.ChannelHead, "forward", lambda self, h, x: forward(self, h, x.flip(-1))
         )
         with pytest.raises(AssertionError, match="leaks into"):
             check_causality(chain, event, sees)

@@ -2,6 +2,10 @@
 
 CHAINS = {
     "uniform": "chainrule.chains.uniform:Uniform",
+    "ride": "chainrule.chains.ride:RIDE",
+    "row-lstm": "chainrule.chains.row_lstm:RowLSTM",
+    "diagonal-bilstm": "chainrule.chains.diagonal_bilstm:DiagonalBiLSTM",
+    "pixelcnn": "chainrule.chains.pixelcnn:PixelCNN",
     "gated-pixelcnn": "chainrule.chains.gated_pixelcnn:GatedPixelCNN",
     "char-lstm": "chainrule.chains.char_lstm:CharLSTM",
 }

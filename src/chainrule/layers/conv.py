@@ -1,7 +1,8 @@
 """Causal convolutions that contain only the taps they need, and the gate.
 
-Both convolutions include their own position. A network becomes causal by shifting its *input* once (`down`
-for the rows above, `right` for the pixels to the left); from there on every layer may look at itself.
+`RowsAbove` and `LeftOf` include their own position. A network of them becomes causal by shifting its *input* once
+(`down` for the rows above, `right` for the pixels to the left); from there on every layer may look at itself.
+A `Causal` convolution is what others call a masked one; the first of a network leaves its own pixel out.
 """
 
 from __future__ import annotations
@@ -32,6 +33,46 @@ class LeftOf(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(F.pad(x, (self.kernel_size[1] - 1, 0)))
+
+
+class Causal(nn.Module):
+    """A convolution over what comes before a pixel in an n × n window, and the pixel where `own`.
+
+    The taps are the first ⌊n²/2⌋ (+ 1) of the window in reading order: the ones that a mask "A" ("B") leaves of the
+    kernel (van den Oord et al. 2016a, section 3.4). (B, C, H, W) -> (B, D, H, W)
+
+    Example:
+        >>> Causal(1, 8, 7, own=False).weight.shape
+        torch.Size([8, 1, 24])
+    """
+
+    def __init__(self, c_in: int, c_out: int, n: int, own: bool = True):
+        super().__init__()
+        self.shape, self.own = (half(n), n), own
+        taps = n * n // 2 + own
+        if not taps:
+            raise ChainruleError("a kernel of 1 has no pixel but its own: take 3 or more for the first")
+        bound = (c_in * taps) ** -0.5
+        self.weight = nn.Parameter(torch.empty(c_out, c_in, taps).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.zeros(c_out))
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows, n = self.shape
+        kernel = F.pad(self.weight, (0, rows * n - self.weight.shape[2])).unflatten(2, self.shape)
+        return F.conv2d(F.pad(x, (n // 2, n // 2, rows - 1, 0)), kernel, self.bias)
+
+    def program(self, p, value, **first):
+        """As operations of a step program: what lies in the rows above is summed up a row at a time."""
+        rows, n = self.shape
+        weight, above = self.weight.permute(2, 1, 0), n * (rows - 1)  # (taps, in, out)
+        columns = range(-(n // 2), n // 2 + 1)
+        total = first or {"bias": self.bias}
+        if above:
+            part = weight[:above].flatten(0, 1)
+            taps = p.taps(value, range(1 - rows, 0), columns)
+            total = {"onto": p.dense(*taps, weight=part, clock="row", **total)}
+        beside = p.taps(value, (0,), columns[: n // 2 + self.own])
+        return p.dense(*beside, weight=weight[above:].flatten(0, 1), clock="pixel", **total)
 
 
 def half(n: int) -> int:

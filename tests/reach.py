@@ -1,0 +1,105 @@
+"""What the conditionals of image chains can depend on, by following which pixels each feature knows.
+
+A map of knowledge `m` (H, W, H·W) says of every place which pixels it knows. The functions follow the layers of the
+publications in plain NumPy, so that what a network is found to see can be compared with what it should see.
+"""
+
+import numpy as np
+
+
+def shifted(m, rows, columns):
+    """What is known so many places away; nothing outside the image."""
+    height, width = m.shape[:2]
+    found = np.zeros_like(m)
+    r, c = np.indices((height, width))
+    inside = (r + rows >= 0) & (r + rows < height) & (c + columns >= 0) & (c + columns < width)
+    found[inside] = m[(r + rows)[inside], (c + columns)[inside]]
+    return found
+
+
+def window(m, n, own):
+    """A masked n × n convolution: of type B where `own`, else of type A."""
+    found, reach = np.zeros_like(m), n // 2
+    for rows in range(-reach, 1):
+        for columns in range(-reach, reach + 1):
+            if rows < 0 or columns < 0 or (columns == 0 and own):
+                found |= shifted(m, rows, columns)
+    return found
+
+
+def pixels(event):
+    """Every place knows its own pixel."""
+    height, width, _ = event
+    return np.eye(height * width, dtype=bool).reshape(height, width, height * width)
+
+
+def pixelcnn(m, options, event):
+    for _ in range(options["layers"]):
+        m = m | window(m, options["kernel"], own=True)
+    return m
+
+
+def row_lstm(m, options, event):
+    reach = options["kernel"] // 2
+    for _ in range(options["layers"]):
+        states = np.zeros_like(m)
+        for c in range(reach + 1):
+            states |= shifted(m, 0, -c)
+        for r in range(1, len(m)):
+            for c in range(-reach, reach + 1):
+                states[r] |= shifted(states[r - 1 : r], 0, c)[0]
+        m = m | states
+    return m
+
+
+def from_corner(m):
+    """States that come from the left and from above."""
+    m = m.copy()
+    height, width = m.shape[:2]
+    for r in range(height):
+        for c in range(width):
+            if r:
+                m[r, c] |= m[r - 1, c]
+            if c:
+                m[r, c] |= m[r, c - 1]
+    return m
+
+
+def diagonal_bilstm(m, options, event):
+    for _ in range(options["layers"]):
+        right = from_corner((m | pixels(event))[:, ::-1])[:, ::-1]
+        m = m | from_corner(m) | shifted(right, -1, 0)
+    return m
+
+
+def ride(m, options, event):
+    for _ in range(options["layers"]):
+        m = from_corner(m)
+    return m
+
+
+def with_channels(m, event):
+    """(N, N) bool: a conditional knows all channels of the pixels that m knows, and those before it of its own."""
+    channels = event[2]
+    known = m.reshape(len(m) * len(m[0]), -1)
+    of_pixels = np.kron(known, np.ones((channels, channels), bool))
+    before = np.tril(np.ones((channels, channels), bool), -1)
+    return of_pixels | np.kron(np.eye(len(known), dtype=bool), before)
+
+
+def reach(layers):
+    """The reach of a chain whose layers are these, after a first convolution of type A."""
+
+    def found(chain, event):
+        first = window(pixels(event), chain.args["first_kernel"], own=False)
+        return with_channels(layers(first, chain.args, event), event)
+
+    return found
+
+
+REACH = {
+    "pixelcnn": reach(pixelcnn),
+    "row-lstm": reach(row_lstm),
+    "diagonal-bilstm": reach(diagonal_bilstm),
+    "ride": reach(ride),
+}
