@@ -501,12 +501,15 @@ def test_a_row_lstm_without_states_from_above_is_caught():
 def test_straight_undoes_skewed(height, width):
     x = torch.arange(2 * height * width * 3).reshape(2, height, width, 3)
     skew = recurrence.skewed(x)
-    assert skew.shape == (height + width - 1, 2, height, 3)
+    assert skew.shape == (height + width - 1, height, 2, 3)
     for r in range(height):
         for c in range(width):
-            assert (skew[r + c, :, r] == x[:, r, c]).all()
+            assert (skew[r + c, r] == x[:, r, c]).all()
     assert (recurrence.straight(skew, width) == x).all()
-    assert recurrence.on_diagonals(height, width).sum() == height * width
+    spans = recurrence.diagonals(height, width)
+    assert [(d, r) for d, span in enumerate(spans) for r in range(*span)] == sorted(
+        (r + c, r) for r in range(height) for c in range(width)
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from chainrule.layers.conv import down
+from chainrule.layers.conv import affine, down
 from chainrule.layers.pixels import PixelNetwork, check_images, of_images
-from chainrule.layers.recurrence import lstm, on_diagonals, scan, skewed, straight
+from chainrule.layers.recurrence import LSTM, diagonals, scan, skewed, straight
 from chainrule.layers.scales import Scales
 from chainrule.model import Chain, check_sizes
 
@@ -74,7 +74,7 @@ class DiagonalBiLSTM(Chain):
             stack = [DiagonalLayer(width, channels + 1) for _ in range(layers)]
             return PixelNetwork(symbols, channels, classes, 2 * width, first_kernel, stack, head, given)
 
-        self.net = network() if scale == 1 else Scales(scale, 2 * width, network)
+        self.net: PixelNetwork | Scales = network() if scale == 1 else Scales(scale, 2 * width, network)
 
     @classmethod
     def configure(cls, data) -> dict:
@@ -83,12 +83,16 @@ class DiagonalBiLSTM(Chain):
 
     def order(self, event):
         """C order, or every `scale`-th pixel of every `scale`-th row first."""
-        return super().order(event) if self.scale == 1 else self.net.order(event)
+        return self.net.order(event) if isinstance(self.net, Scales) else super().order(event)
 
     def logits(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """x (B, H, W, C) -> (B, H, W, C, K)."""
         check_images(self, x, context)
         return self.net(x, context)
+
+    def program(self, p):
+        """One pixel at a time; the states from the right at the beginning of a row, from its last pixel on."""
+        return None if isinstance(self.net, Scales) else self.net.program(p)
 
 
 class DiagonalLayer(nn.Module):
@@ -106,8 +110,35 @@ class DiagonalLayer(nn.Module):
         height, width = x.shape[2:]
         left = self.left(x).permute(0, 2, 3, 1)  # (B, H, W, 4h)
         right = self.right(torch.cat([x, image], 1)).permute(0, 2, 3, 1).flip(2)
-        inputs = torch.stack([skewed(left), skewed(right)], 1)  # (H + W - 1, 2, B, H, 4h)
-        valid = on_diagonals(height, width).to(x.device)
-        h = scan(inputs, self.states, (0, -1), lstm, valid=valid)
+        inputs = torch.stack([skewed(left), skewed(right)], 1)  # (H + W - 1, 2, H, B, 4h)
+        h = scan(inputs, self.states, (0, -1), LSTM(), diagonals(height, width))
         from_left, from_right = (straight(h[:, d], width).permute(0, 3, 1, 2) for d in (0, 1))
         return x + self.up(from_left + down(from_right.flip(3)))
+
+    def program(self, p, x, image):
+        n = self.up.in_channels
+        (from_left, left_above), (from_right, right_above) = self.states
+        cell, hidden = p.memory(n), p.memory(n)
+        above = p.dense(p.at(hidden, rows=-1), weight=left_above, bias=self.left.bias, clock="row")
+        weight = torch.cat([affine(self.left)["weight"], from_left])
+        gates = p.dense(x, p.at(hidden, columns=-1), weight=weight, onto=above)
+        left = p.lstm(gates, cell, hidden)
+        right = self._from_right(p, p.at(x, rows=-1), p.at(image, rows=-1), from_right, right_above)
+        return p.add(x, p.dense(p.add(left, right), **affine(self.up)))
+
+    def _from_right(self, p, x, image, weight, weight_above):
+        """The states from the right of the row above; there is none above the first row."""
+        n = self.up.in_channels
+        cell, hidden, state = (p.memory(n, "back") for _ in range(3))
+        known = x, image, p.at(state, columns=1), p.at(state, rows=-1)
+        weight, bias = torch.cat([affine(self.right)["weight"], weight, weight_above]), self.right.bias
+        p.lstm(
+            p.dense(*known, weight=weight, bias=bias, clock="back"),
+            cell,
+            hidden,
+            before=p.at(cell, columns=1),
+        )
+        inside = p.dense(
+            image[image.width - 1 :], weight=torch.ones(1, n), clock="back"
+        )  # 1, or 0 above the image
+        return p.write(state, p.multiply(hidden, inside))

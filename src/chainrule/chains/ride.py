@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from chainrule.layers.conv import affine
 from chainrule.layers.pixels import PixelNetwork, check_images, of_images
-from chainrule.layers.recurrence import on_diagonals, scan, skewed, straight
+from chainrule.layers.recurrence import diagonals, scan, skewed, straight
 from chainrule.model import Chain, check_sizes
 
 
@@ -91,9 +91,8 @@ class SpatialLayer(nn.Module):
 
     def forward(self, x: Tensor, image: Tensor) -> Tensor:
         height, width = x.shape[2:]
-        inputs = skewed(self.inputs(x).permute(0, 2, 3, 1))  # (H + W - 1, B, H, 5h)
-        valid = on_diagonals(height, width).to(x.device)
-        h = scan(inputs[:, None], self.states[None], (0, -1), spatial, (0, -1), valid)[:, 0]
+        inputs = skewed(self.inputs(x).permute(0, 2, 3, 1))  # (H + W - 1, H, B, 5h)
+        h = scan(inputs[:, None], self.states[None], (0, -1), SpatialLSTM(), diagonals(height, width))[:, 0]
         return self.up(straight(h, width).permute(0, 3, 1, 2))
 
     def program(self, p, x, image):
@@ -113,8 +112,29 @@ class SpatialLayer(nn.Module):
         return p.dense(hidden, **affine(self.up))
 
 
-def spatial(gates: Tensor, left: Tensor, above: Tensor) -> tuple[Tensor, Tensor]:
-    """Gates g, o, i, f_r, f_c before their functions, and the two cells that are kept in part."""
-    g, o, i, f_r, f_c = gates.chunk(5, -1)
-    new = i.sigmoid() * g.tanh() + f_c.sigmoid() * left + f_r.sigmoid() * above
-    return new, (new * o.sigmoid()).tanh()
+class SpatialLSTM:
+    """Gates g, o, i, f_r, f_c; the cells to the left and above are kept in part."""
+
+    offsets = (0, -1)
+
+    def forward(self, gates, before, cells, hidden):
+        units = cells.shape[-1]
+        g, o, i, f_r, f_c = gates.split(units, -1)
+        g.tanh_()
+        gates[..., units:].sigmoid_()
+        torch.mul(i, g, out=cells)
+        cells.addcmul_(f_c, before[0]).addcmul_(f_r, before[1])
+        torch.tanh(cells * o, out=hidden)
+
+    def backward(self, gates, before, cells, by_hidden, by_cells):
+        g, o, i, f_r, f_c = gates.chunk(5, -1)
+        top, found = (cells * o).tanh(), torch.empty_like(gates)
+        d_g, d_o, d_i, d_r, d_c = found.chunk(5, -1)
+        inside = by_hidden * (1 - top * top)
+        d_cell = torch.addcmul(by_cells, inside, o)
+        torch.mul(inside * cells, o - o * o, out=d_o)
+        torch.mul(d_cell * i, 1 - g * g, out=d_g)
+        torch.mul(d_cell * g, i - i * i, out=d_i)
+        torch.mul(d_cell * before[1], f_r - f_r * f_r, out=d_r)
+        torch.mul(d_cell * before[0], f_c - f_c * f_c, out=d_c)
+        return found, [d_cell * f_c, d_cell * f_r]

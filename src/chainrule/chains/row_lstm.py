@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from chainrule.layers.conv import LeftOf, affine, left_of
 from chainrule.layers.pixels import PixelNetwork, check_images, of_images
-from chainrule.layers.recurrence import lstm, scan
+from chainrule.layers.recurrence import LSTM, scan
 from chainrule.layers.scales import Scales
 from chainrule.model import Chain, check_sizes
 
@@ -74,7 +74,7 @@ class RowLSTM(Chain):
             stack = [RowLayer(width, kernel) for _ in range(layers)]
             return PixelNetwork(symbols, channels, classes, 2 * width, first_kernel, stack, head, given)
 
-        self.net = network() if scale == 1 else Scales(scale, 2 * width, network)
+        self.net: PixelNetwork | Scales = network() if scale == 1 else Scales(scale, 2 * width, network)
 
     @classmethod
     def configure(cls, data) -> dict:
@@ -83,7 +83,7 @@ class RowLSTM(Chain):
 
     def order(self, event):
         """C order, or every `scale`-th pixel of every `scale`-th row first."""
-        return super().order(event) if self.scale == 1 else self.net.order(event)
+        return self.net.order(event) if isinstance(self.net, Scales) else super().order(event)
 
     def logits(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """x (B, H, W, C) -> (B, H, W, C, K)."""
@@ -92,7 +92,7 @@ class RowLSTM(Chain):
 
     def program(self, p):
         """One pixel at a time; what the states above and the taps above say is summed up a row at a time."""
-        return self.net.program(p) if self.scale == 1 else None
+        return None if isinstance(self.net, Scales) else self.net.program(p)
 
 
 class RowLayer(nn.Module):
@@ -105,10 +105,10 @@ class RowLayer(nn.Module):
         self.up = nn.Conv2d(width, 2 * width, 1)
 
     def forward(self, x: Tensor, image: Tensor) -> Tensor:
-        inputs = self.inputs(x).permute(2, 0, 3, 1)  # (H, B, W, 4h)
+        inputs = self.inputs(x).permute(2, 3, 0, 1)  # (H, W, B, 4h)
         n = len(self.states)
-        h = scan(inputs[:, None], self.states[None], range(-(n // 2), n // 2 + 1), lstm)[:, 0]
-        return x + self.up(h.permute(1, 3, 0, 2))
+        h = scan(inputs[:, None], self.states[None], range(-(n // 2), n // 2 + 1), LSTM())[:, 0]
+        return x + self.up(h.permute(2, 3, 0, 1))
 
     def program(self, p, x, image):
         n, width, _ = self.states.shape

@@ -1,87 +1,160 @@
 """LSTMs that run over an image front by front: a row after another, or a diagonal after another.
 
-All positions of a front are computed side by side; each is given the hidden states of some positions of the front
-before it. Skewing an image makes its anti-diagonals such fronts (van den Oord et al. 2016a, figure 3).
+All positions of a front are computed side by side; each is given the states of some positions of the front before
+it. Skewing an image makes its anti-diagonals such fronts (van den Oord et al. 2016a, figure 3).
+
+    F fronts, D directions with weights of their own, P positions of a front, B items, h units, g gates together
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-# gates (D, B, P, g), and for each offset of `cells_at` the cells (D, B, P, h) there -> cells, hidden (D, B, P, h)
-Cell = Callable[..., tuple[Tensor, Tensor]]
+
+class Cell(Protocol):
+    """The cell of an LSTM, forwards and backwards; all arrays are views that may be written."""
+
+    offsets: Sequence[int]  # of the positions in the front before whose cells it keeps in part
+
+    def forward(self, gates: Tensor, before: list[Tensor], cells: Tensor, hidden: Tensor) -> None:
+        """Replace `gates` (D, P, B, g) by their functions; write `cells` and `hidden` (D, P, B, h)."""
+
+    def backward(
+        self, gates: Tensor, before: list[Tensor], cells: Tensor, by_hidden: Tensor, by_cells: Tensor
+    ) -> tuple[Tensor, list[Tensor]]:
+        """The gradients by the gates before their functions and by `before`, given those by its results."""
 
 
+@torch.compiler.disable  # a compiler would unroll the fronts
 def scan(
     inputs: Tensor,
     weight: Tensor,
     offsets: Sequence[int],
     cell: Cell,
-    cells_at: Sequence[int] = (0,),
-    valid: Tensor | None = None,
+    spans: Sequence[tuple[int, int]] | None = None,
 ) -> Tensor:
-    """Hidden states (F, D, B, P, h) of an LSTM over F fronts of P positions; zeros lie before and around them.
+    """Hidden states (F, D, P, B, h) of an LSTM over fronts; zeros lie before and around them.
 
         gates[f, p] = inputs[f, p] + Σ_o hidden[f - 1, p + offsets[o]] · weight[o]
-        cells[f, p], hidden[f, p] = cell(gates[f, p], cells[f - 1, p + cells_at[0]], ...)
+        cells[f, p], hidden[f, p] = cell(gates[f, p], cells[f - 1, p + cell.offsets[0]], ...)
 
     Args:
-        inputs: (F, D, B, P, g): D directions with weights of their own, B items.
+        inputs: (F, D, P, B, g).
         weight: (D, O, h, g) for the O offsets.
-        valid: (F, P) bool: elsewhere states are zero, as outside the image.
+        spans: first and last (exclusive) position of each front; all the others are zero, as outside the image.
     """
-    _, directions, batch, places, _ = inputs.shape
-    h, reach = weight.shape[2], max(abs(o) for o in (*offsets, *cells_at))
-    weight = weight.flatten(1, 2)
-    hidden = cells = inputs.new_zeros(directions, batch, places + 2 * reach, h)
-
-    def at(states: Tensor, offset: int) -> Tensor:
-        return states[:, :, reach + offset : reach + offset + places]
-
-    found = []
-    for f, given in enumerate(
-        inputs.unbind()
-    ):  # not inputs[f]: its gradient would be as large as all of them
-        near = torch.cat([at(hidden, o) for o in offsets], -1)  # (D, B, P, O h)
-        gates = torch.baddbmm(given.flatten(1, 2), near.flatten(1, 2), weight)  # (D, B P, g)
-        new_cells, new = cell(gates.unflatten(1, (batch, places)), *(at(cells, o) for o in cells_at))
-        if valid is not None:
-            new_cells, new = (torch.where(valid[f, :, None], x, 0) for x in (new_cells, new))
-        hidden, cells = (F.pad(x, (0, 0, reach, reach)) for x in (new, new_cells))
-        found.append(new)
-    return torch.stack(found)
+    spans = [(0, inputs.shape[2])] * len(inputs) if spans is None else spans
+    return Scan.apply(inputs, weight, offsets, cell, spans)
 
 
-def lstm(gates: Tensor, cells: Tensor) -> tuple[Tensor, Tensor]:
-    """Gates i, f, g, o before their functions, and the cells that are kept in part."""
-    i, f, g, o = gates.chunk(4, -1)
-    new = f.sigmoid() * cells + i.sigmoid() * g.tanh()
-    return new, o.sigmoid() * new.tanh()
+class Scan(torch.autograd.Function):
+    """`scan` with its gradient written out: recorded one by one its operations would cost several times as much."""
+
+    @staticmethod
+    @torch.amp.custom_fwd(device_type="cpu", cast_inputs=torch.float32)
+    def forward(ctx: Any, inputs, weight, offsets, cell, spans):
+        fronts, directions, places, batch, _ = inputs.shape
+        reach = max(abs(o) for o in (*offsets, *cell.offsets))
+        states = inputs.new_zeros(2, fronts + 1, directions, places + 2 * reach, batch, weight.shape[2])
+        hidden, cells = states.unbind()
+        gates = inputs.clone(memory_format=torch.contiguous_format)
+        for f, (first, end) in enumerate(spans):
+            here = gates[f, :, first:end]
+            for o, offset in enumerate(offsets):
+                near = hidden[f, :, reach + first + offset : reach + end + offset]
+                here.flatten(1, 2).baddbmm_(near.flatten(1, 2), weight[:, o])
+            before = [cells[f, :, reach + first + o : reach + end + o] for o in cell.offsets]
+            to = slice(reach + first, reach + end)
+            cell.forward(here, before, cells[f + 1, :, to], hidden[f + 1, :, to])
+        ctx.save_for_backward(weight, gates, hidden, cells)
+        ctx.offsets, ctx.cell, ctx.spans, ctx.reach = offsets, cell, spans, reach
+        return hidden[1:, :, reach : reach + places].clone()
+
+    @staticmethod
+    @torch.amp.custom_bwd(device_type="cpu")
+    def backward(ctx: Any, by_output):
+        weight, gates, hidden, cells = ctx.saved_tensors
+        reach, (fronts, _, places, batch, _) = ctx.reach, gates.shape
+        by_gates, by_weight = torch.zeros_like(gates), torch.zeros_like(weight)
+        by_hidden, by_cells = torch.zeros_like(hidden), torch.zeros_like(cells)
+        by_hidden[1:, :, reach : reach + places] = by_output
+        for f in range(fronts - 1, -1, -1):
+            first, end = ctx.spans[f]
+            to = slice(reach + first, reach + end)
+            around = [slice(reach + first + o, reach + end + o) for o in ctx.cell.offsets]
+            before = [cells[f, :, part] for part in around]
+            found, kept = ctx.cell.backward(
+                gates[f, :, first:end],
+                before,
+                cells[f + 1, :, to],
+                by_hidden[f + 1, :, to],
+                by_cells[f + 1, :, to],
+            )
+            by_gates[f, :, first:end] = found
+            for part, gradient in zip(around, kept, strict=True):
+                by_cells[f, :, part] += gradient
+            for o, offset in enumerate(ctx.offsets):
+                near = slice(reach + first + offset, reach + end + offset)
+                by_near = found.flatten(1, 2) @ weight[:, o].mT  # (D, P B, h)
+                by_hidden[f, :, near] += by_near.unflatten(1, (end - first, batch))
+                by_weight[:, o].baddbmm_(hidden[f, :, near].flatten(1, 2).mT, found.flatten(1, 2))
+        return by_gates, by_weight, None, None, None
+
+
+class LSTM:
+    """Gates i, f, g, o; the cell at the same position is kept in part (Hochreiter & Schmidhuber 1997).
+
+    c = σ(f) c' + σ(i) tanh(g),   h = σ(o) tanh(c)
+    """
+
+    offsets = (0,)
+
+    def forward(self, gates, before, cells, hidden):
+        units = cells.shape[-1]
+        i, f, g, o = gates.split(units, -1)
+        gates[..., : 2 * units].sigmoid_()
+        g.tanh_()
+        o.sigmoid_()
+        torch.mul(f, before[0], out=cells)
+        cells.addcmul_(i, g)
+        torch.mul(o, cells.tanh(), out=hidden)
+
+    def backward(self, gates, before, cells, by_hidden, by_cells):
+        i, f, g, o = gates.chunk(4, -1)
+        top, found = cells.tanh(), torch.empty_like(gates)
+        d_i, d_f, d_g, d_o = found.chunk(4, -1)
+        d_c = torch.addcmul(by_cells, by_hidden * o, 1 - top * top)
+        torch.mul(by_hidden * top, o - o * o, out=d_o)
+        torch.mul(d_c * g, i - i * i, out=d_i)
+        torch.mul(d_c * before[0], f - f * f, out=d_f)
+        torch.mul(d_c * i, 1 - g * g, out=d_g)
+        return found, [d_c * f]
 
 
 def skewed(x: Tensor) -> Tensor:
-    """x (B, H, W, D) -> (H + W - 1, B, H, D): row r moved r places to the right, the columns first; zeros elsewhere.
+    """x (B, H, W, d) -> (H + W - 1, H, B, d): row r moved r places to the right, the columns first; zeros elsewhere.
 
-    >>> skewed(torch.tensor([[1, 2], [3, 4]])[None, :, :, None])[:, 0, :, 0].T
+    >>> skewed(torch.tensor([[1, 2], [3, 4]])[None, :, :, None])[:, :, 0, 0].T
     tensor([[1, 2, 0],
             [0, 3, 4]])
     """
     b, height, width, d = x.shape
     long = F.pad(x, (0, 0, 0, height)).flatten(1, 2)[:, : height * (width + height - 1)]
-    return long.view(b, height, width + height - 1, d).permute(2, 0, 1, 3)
+    return long.view(b, height, width + height - 1, d).permute(2, 1, 0, 3)
 
 
 def straight(x: Tensor, width: int) -> Tensor:
-    """The inverse of `skewed`: x (H + W - 1, B, H, D) -> (B, H, W, D)."""
-    _, b, height, d = x.shape
-    long = F.pad(x.permute(1, 2, 0, 3).flatten(1, 2), (0, 0, 0, height))
+    """The inverse of `skewed`: x (H + W - 1, H, B, d) -> (B, H, W, d)."""
+    _, height, b, d = x.shape
+    long = F.pad(x.permute(2, 1, 0, 3).flatten(1, 2), (0, 0, 0, height))
     return long.view(b, height, width + height, d)[:, :, :width]
 
 
-def on_diagonals(height: int, width: int) -> Tensor:
-    """Which places of `skewed` maps belong to the image, (H + W - 1, H) bool."""
-    return skewed(torch.ones(1, height, width, 1))[:, 0, :, 0] > 0
+def diagonals(height: int, width: int) -> list[tuple[int, int]]:
+    """The rows, first and last (exclusive), of the places of each of `skewed` maps that belong to the image."""
+    return [(max(0, d - width + 1), min(height, d + 1)) for d in range(height + width - 1)]
