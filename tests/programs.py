@@ -1,27 +1,32 @@
 """Random step programs, over all operations and clocks, for the tests of the engine."""
 
+import math
 import random
 
 import numpy as np
 from hypothesis import strategies as st
 
 from chainrule.engine import Builder
-from chainrule.engine.program import clocks, is_known, symbol_is_known
+from chainrule.engine.program import EARLY, clocks, is_known, symbol_is_known
 
 ONE = ("relu", "elu", "tanh", "sigmoid", "exp", "gelu")
 KINDS = (
     *ONE,
     *("dense", "dense onto", "embed", "embed onto", "levels", "position", "select", "add", "multiply"),
     *("gate", "norm", "attend", "concat", "constant", "class", "features", "lstm", "mlstm", "memory", "part"),
-    "copy",
+    *("copy", "constant here", "dense here onto", "here", "total"),
 )
+# of an LSTM: its clock, and where the earlier hidden state and the earlier cell are (rows, columns), or carried
+STATES = [("pixel",), ("pixel", (0, -1), (0, -1)), ("pixel", (-1, 1), (-1, 0))]
+STATES += [("back", (0, 1), (0, 1)), ("back", (0, 1), (-1, 1))]
 
 
 class Writer:
     """Adds one random operation after another to a program; only reads that are known are stated."""
 
-    def __init__(self, rng, axes, channels, symbols, classes, features):
+    def __init__(self, rng, axes, channels, symbols, classes, features, pixels):
         self.rng, self.p = rng, Builder(symbols, channels, classes, features, axes)
+        self.pixels = pixels
         self.clocks, self.weights = clocks(channels), np.random.default_rng(rng.randrange(1 << 30))
         self.pool, self.cached, self.fixed = [self.p.constant(self.weight(5))], set(), set()
 
@@ -93,6 +98,9 @@ class Writer:
             return self.mlstm(n)
         if kind == "attend":
             return self.attend(n)
+        if kind in ("constant here", "dense here onto", "here", "total"):
+            clock = "pixel" if clock in EARLY else clock
+            return self.of_the_pixel(kind, n, clock, when | {"clock": clock})
         x = self.reading(clock)
         if kind == "part":
             first = self.number(0, x.width - 1)
@@ -146,10 +154,26 @@ class Writer:
         logits = self.resized(self.reading(clock), self.p.symbols, **when)
         return self.p.copy(logits, self.resized(self.reading(clock), len(places), **when), places, **when)
 
+    def of_the_pixel(self, kind, n, clock, when):
+        """The operations whose weights, or what they read, belong to the pixel; a running sum of them."""
+        if kind == "constant here":
+            return self.p.constant_here(self.weight(self.pixels, n), clock=clock)
+        x = self.reading(clock)
+        if kind == "here":
+            return self.p.here(self.resized(x, self.pixels * n, **when), self.pixels, **when)
+        xs = [self.reading(clock) for _ in range(self.number(1, 3))]
+        widths = sum(x.width for x in xs)
+        if kind == "total":
+            total = self.p.memory(n, clock, carried=True)
+            return self.p.dense_here(*xs, weight=self.weight(self.pixels, widths, n), onto=total, into=total)
+        y = self.p.dense_here(*xs, weight=self.weight(self.pixels, widths, x.width), onto=x, **when)
+        return self.bounded(y, when)
+
     def memory(self, n):
-        clock, carried = self.rng.choice(self.clocks[3:]), self.rng.random() < 0.5
+        clock = self.rng.choice(["back", *self.clocks[len(EARLY) :]])
+        carried, side = clock != "back" and self.rng.random() < 0.5, 1 if clock == "back" else -1
         memory = self.p.memory(n, clock, carried=carried)
-        before = memory if carried else self.p.at(memory, columns=-1)
+        before = memory if carried else self.p.at(memory, columns=side)
         x = self.resized(self.reading(clock), n, clock)
         kept = self.p.multiply(before, self.p.constant(np.full(n, 0.7)), clock=clock)
         return self.p.write(memory, self.p.add(kept, x, clock=clock))
@@ -159,13 +183,17 @@ class Writer:
         return [self.p.memory(n, carried=carried) for _ in range(2)]
 
     def lstm(self, n):
-        cell, hidden = self.state(n)
-        before = hidden if self.p._values[hidden.read.value].carried else self.p.at(hidden, columns=-1)
-        x = self.reading("pixel")
+        clock, *places = self.rng.choice(STATES)
+        cell, hidden = (self.p.memory(n, clock, carried=not places) for _ in range(2))
+        last, before = (hidden, None) if not places else map(self.away, (hidden, cell), places)
+        x = self.reading(clock)
         gates = self.p.dense(
-            x, before, weight=self.weight(x.width + n, 4 * n), bias=self.weight(4 * n), clock="pixel"
+            x, last, weight=self.weight(x.width + n, 4 * n), bias=self.weight(4 * n), clock=clock
         )
-        return self.p.lstm(gates, cell, hidden)
+        return self.p.lstm(gates, cell, hidden, before)
+
+    def away(self, x, place):
+        return self.p.at(x, rows=place[0], columns=place[1])
 
     def mlstm(self, n):
         x = self.resized(self.reading("pixel"), n, "pixel")
@@ -207,10 +235,10 @@ def random_case(seed, kinds=KINDS, most=12):
     rng = random.Random(seed)
     axes, channels = rng.choice(["grid", "grid", "line"]), rng.randint(1, 3)
     classes, features = rng.choice([0, 2]), rng.choice([0, 3])
-    writer = Writer(rng, axes, channels, rng.choice([2, 3, 5]), classes, features)
+    event = rng.choice(EVENTS[axes])
+    writer = Writer(rng, axes, channels, rng.choice([2, 3, 5]), classes, features, math.prod(event))
     for _ in range(rng.randint(1, most)):
         writer.add(rng.choice(kinds))
-    event = rng.choice(EVENTS[axes])
     event = (*event, channels) if axes == "grid" else (event[0] * channels, *event[1:])
     return writer.finish(), event
 

@@ -114,6 +114,8 @@ class Reference:
             if r == c == 0:
                 self.tick("frame", f, rows, columns)
             if c == 0:
+                for column in reversed(columns):
+                    self.tick("back", f, [r], [column])
                 self.tick("row", f, [r], columns)
             self.tick("pixel", f, [r], [c])
             first = ((f * self.H + r) * self.W + c) * self.C
@@ -170,11 +172,17 @@ class Reference:
         pixel = (f * self.H + r) * self.W + c
         if op.kind == "constant":
             return np.tile(w[0], (self.lanes, 1))
-        if op.kind in ("dense", "dense onto"):
+        if op.kind == "constant here":
+            return np.tile(w[0][pixel], (self.lanes, 1))
+        if op.kind == "here":
+            n = self.p.values[op.output].width
+            return x[0][:, pixel * n : (pixel + 1) * n]
+        if op.kind in ("dense", "dense onto", "dense here onto"):
             y = np.tile(w[1], (self.lanes, 1)) if op.kind == "dense" else x.pop(0)
             x = np.concatenate(x, 1)
+            first = pixel * x.shape[1] if op.kind == "dense here onto" else 0
             for i in range(x.shape[1]):
-                y = y + x[:, i : i + 1] * w[0][i]
+                y = y + x[:, i : i + 1] * w[0][first + i]
             return y
         if op.kind in ("embed", "embed onto"):
             return (x[0] if x else m.dtype(0)) + self.look_up(op, w[0], f, r, c)

@@ -20,7 +20,7 @@ from chainrule import engine
 from chainrule.coding import frequencies
 from chainrule.engine import Builder, dump, identity, layout, parse, strict, validate
 from chainrule.engine.device import Device
-from chainrule.engine.program import Op, Program, Read, Value, clocks
+from chainrule.engine.program import OPS, Op, Program, Read, Value, clocks
 from chainrule.engine.strict import ANSWER, Strict, known_answer, known_program
 from chainrule.errors import ChainruleError
 from programs import random_case, seeds
@@ -85,8 +85,8 @@ def test_the_device_executor_computes_the_formulas(seed):
 
 
 def test_the_known_program_has_the_bits_of_the_specification():
-    program = known_program()
     for event in [(3, 4, 2), (2, 3, 3, 2)]:
+        program = known_program(math.prod(event[:-1]))
         data = inputs(program, event)
         same_bits(strictly(program, event, data), Reference(program, event, *data).run())
 
@@ -194,6 +194,49 @@ def test_an_lstm_is_that_of_torch(carried):
     with torch.no_grad():  # torch adds the two biases one after the other
         theirs.bias_hh.zero_()
     check_line(make, formula)
+
+
+def test_an_lstm_may_start_from_any_cell():
+    """`before` of a Row LSTM is the cell above; on one line that is nothing, so no cell is kept."""
+    w = torch.randn(6, 20, generator=torch.Generator().manual_seed(4))
+
+    def make(p, x):
+        cell, hidden = p.memory(5), p.memory(5)
+        return p.lstm(p.dense(x, weight=w), cell, hidden, before=p.at(cell, rows=-1))
+
+    def formula(x):
+        i, _, g, o = (x @ w.double()).chunk(4, -1)
+        return o.sigmoid() * (i.sigmoid() * g.tanh()).tanh()
+
+    check_line(make, formula)
+
+
+@pytest.mark.parametrize("event", [(4, 5, 1), (1, 4, 1), (3, 1, 1), (2, 3, 4, 1)])
+def test_an_lstm_goes_back_along_the_row_above(event):
+    """Row by row from the last column to the first, as torch's does on the row turned round."""
+    torch.manual_seed(5)
+    theirs = torch.nn.LSTM(3, 4, batch_first=True)
+    table, out = torch.randn(3, 3), torch.randn(4, 3)
+    p = Builder(3, axes="grid")
+    cell, hidden = p.memory(4, "back"), p.memory(4, "back")
+    x = p.embed(table, rows=-1, clock="back")  # nothing above the first row
+    with torch.no_grad():
+        theirs.bias_hh_l0.zero_()
+        weight = torch.cat([theirs.weight_ih_l0, theirs.weight_hh_l0], 1).T
+        gates = p.dense(x, p.at(hidden, columns=1), weight=weight, bias=theirs.bias_ih_l0)
+        p.lstm(gates, cell, hidden, before=p.at(cell, columns=1))
+        program = p.finish([p.dense(p.at(hidden, columns=-1), weight=out, clock="pixel")])
+        data = inputs(program, event)
+        frames, rows, columns = program.geometry(event)
+        image = torch.tensor(data[0]).view(LANES, frames, rows, columns)
+        seen = torch.zeros(LANES, frames, rows, columns, 3, dtype=torch.double)
+        seen[:, :, 1:] = table.double()[image[:, :, :-1]]
+        turned = theirs.double()(seen.view(-1, columns, 3).flip(1))[0].flip(1)
+        left = F.pad(turned, (0, 0, 1, 0))[:, :-1]
+        wanted = (left @ out.double()).reshape(LANES, -1, 3).numpy()
+    same_bits(strictly(program, event, data), Reference(program, event, *data).run())
+    run = Device(program, event, LANES, dtype=torch.float64)
+    np.testing.assert_allclose(stepped(run, data[0]), wanted, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("carried", [False, True])
@@ -336,6 +379,57 @@ def test_a_frame_is_seen_from_all_sides_before_its_first_pixel():
         np.testing.assert_allclose(stepped(run, data[0]), Reference(program, event, *data, math=DOUBLE).run())
 
 
+def nade(pixels, symbols=3, width=20, direct=True):
+    """Every pixel has weights of its own: h = σ(Σ_j<t W_j[x_j]), logits_t = b_t + c_t + h V_t (Larochelle & Murray)."""
+    rng = np.random.default_rng(7)
+    w, v, b, c = (
+        rng.normal(size=(pixels, *s)).astype(np.float32)
+        for s in [(symbols, width), (width, symbols), (symbols,), (symbols,)]
+    )
+    p = Builder(symbols, axes="grid")
+    total = p.memory(width, "done", carried=True)
+    x = p.embed(np.eye(symbols), clock="done")
+    if direct:
+        p.dense_here(x, weight=torch.tensor(w), onto=total, into=total)
+    else:
+        p.write(total, p.dense_here(x, weight=w, onto=total))
+    h = p.pointwise("sigmoid", total, clock="pixel")
+    start = p.add(p.constant_here(b), p.here(p.constant(c.ravel()), pixels))
+    return p.finish([p.dense_here(h, weight=v, onto=start)]), (w, v, b + c)
+
+
+@pytest.mark.parametrize("event", [(3, 4, 1), (12, 1, 1), (1, 12, 1), (2, 2, 3, 1), (1, 1, 1)])
+def test_every_pixel_may_have_weights_of_its_own(event):
+    program, (w, v, b) = nade(math.prod(event))
+    data = inputs(program, event, 7)
+    said = np.take_along_axis(w[None], data[0][:, :, None, None], 2)[:, :, 0].astype(float)
+    h = special.expit(said.cumsum(1) - said)
+    wanted = b + np.einsum("btw,twk->btk", h, v.astype(float))
+    run = Device(program, event, 7, dtype=torch.float64)
+    np.testing.assert_allclose(stepped(run, data[0]), wanted, rtol=1e-6, atol=1e-6)
+    bits = Reference(program, event, *data).run()
+    for group in (1, 2, 7):
+        same_bits(strictly(program, event, data, group=group), bits)
+    copied, _ = nade(math.prod(event), direct=False)
+    assert len(copied.ops) == len(program.ops) + 1
+    same_bits(strictly(copied, event, data), bits, "another way to write the sum")
+
+
+def test_a_program_with_weights_of_the_pixel_takes_events_of_one_size():
+    program, _ = nade(12)
+    assert (program.pixels, line_program()[0].pixels) == (12, 0)
+    for make in (Strict, Device):
+        for event, found in [((4, 4, 1), 16), ((2, 3, 4, 1), 24), ((0, 3, 1), 0), ((11, 1, 1), 11)]:
+            with pytest.raises(ChainruleError, match=f"^the event has {found} pixels, the model takes 12$"):
+                make(program, event, 2)
+    p = Builder(3, 2)
+    x = p.constant_here(np.ones((5, 3)))
+    program = p.finish([x, p.concat(x, clock="channel 1")])
+    assert Strict(program, (10,), 1).logits().tolist() == [[1, 1, 1]]
+    with pytest.raises(ChainruleError, match="the event has 4 pixels, the model takes 5"):
+        Strict(program, (8,), 1)
+
+
 # ---- the arithmetic -----------------------------------------------------------------------------------------
 
 
@@ -368,7 +462,13 @@ def test_levels_and_norms_are_not_fused():
 
 def everything():
     """Programs with all there is, and events for them."""
-    return [(known_program(), (2, 3, 3, 2)), line_program()]
+    return [(known_program(18), (2, 3, 3, 2)), line_program()]
+
+
+def test_the_known_program_has_every_operation_and_every_clock():
+    program = known_program()
+    assert {op.kind for op in program.ops} == OPS.keys()
+    assert all(program.sections.values())
 
 
 def line_program():
@@ -853,7 +953,10 @@ ODD += [
     "w0",
     "pixel",
     "row",
+    "back",
     "dense",
+    "here",
+    "dense here onto",
     "attend",
     [],
     {},
@@ -971,6 +1074,20 @@ def reading(writer, reader, later=False, **place):
     return tiny(ops[::-1] if later else ops, values, weights={"a": 1}, channels=2)
 
 
+def pixelwise(clock="pixel", second=4, rows=None, weights=None):
+    """A constant of each of 4 pixels, and a sum of it with weights of so many."""
+    values = [Value(1, clock), Value(1, "done")]
+    ops = [Op("constant here", 0, (), ("a",))]
+    ops += [Op("dense here onto", 1, (Read(0, width=1),) * 3, ("b",))]
+    return tiny(ops, values, weights={"a": (4, 1), "b": (rows or 2 * second, 1)} | (weights or {}))
+
+
+def parts(width, n, numbers=()):
+    """The n numbers of a pixel of a constant."""
+    ops = [Op("constant", 0, (), ("a",)), Op("here", 1, (Read(0, width=width),), (), numbers)]
+    return tiny(ops, [Value(width, "once"), Value(n, "pixel")], weights={"a": 1 if width > 99 else width})
+
+
 C1 = {"a": 1}
 LOGITS2 = [Read(0, width=2)]
 BROKEN = [
@@ -991,6 +1108,11 @@ BROKEN = [
         reading("row", "frame", rows=-1),
         r"reads v0 at \(0, -1, \+0\) before it is written",
     ),
+    ("a row by a pass back", reading("row", "back"), "reads v0 before it is written"),
+    ("a pixel by a pass back", reading("pixel", "back", columns=1), r"at \(0, 0, \+1\) before it"),
+    ("a pass back by a frame", reading("back", "frame", rows=-1), r"at \(0, -1, \+0\) before it"),
+    ("to the left of a pass back", reading("back", "back", columns=-1), r"at \(0, 0, -1\) before it"),
+    ("later in a pass back", reading("back", "back", later=True), "reads v0 before it is written"),
     ("the pixel to the right", reading("pixel", "pixel", columns=1), r"reads v0 at \(0, 0, \+1\) before"),
     ("the row below", reading("row", "pixel", rows=1), r"reads v0 at \(0, 1, \+0\) before"),
     ("below and to the left", reading("pixel", "pixel", rows=1, columns=-1), r"at \(0, 1, -1\) before"),
@@ -1135,6 +1257,45 @@ BROKEN = [
         "only rows and pixels can be skipped",
     ),
     ("a carried row", tiny([Op("concat", 0)], [Value(1, "row", 1, True)]), "a row is carried"),
+    ("a carried pass back", tiny([Op("concat", 0)], [Value(1, "back", 1, True)]), "a row is carried"),
+    ("every second back", tiny([Op("concat", 0)], [Value(1, "back", 2)]), "only rows and pixels can be skip"),
+    *(
+        (
+            f"weights of the pixel by {clock}",
+            pixelwise(clock),
+            f"belongs to a pixel, the clock '{clock}' does",
+        )
+        for clock in ("once", "frame", "back", "row")
+    ),
+    ("two numbers of pixels", pixelwise(second=5), "for events of 4 pixels and for events of 5"),
+    ("weights of half a pixel", pixelwise(rows=9), r"have shapes \[\(9, 1\)\], not \[\(8, 1\)\]"),
+    ("weights of no pixel", pixelwise(rows=1), "number of pixels of 'dense here onto' is 0, it must be 1 to"),
+    ("flat weights of the pixel", pixelwise(weights={"a": 4}), r"have shapes \[\(4,\)\], not \[\(4, 1\)\]"),
+    ("no weights of the pixel", pixelwise(weights={"a": (0, 1)}), "number of pixels of 'constant here' is 0"),
+    (
+        "weights of too many pixels",
+        pixelwise(weights={"a": ((1 << 20) + 1, 1)}),
+        "number of pixels of 'constant here' is 1048577, it must be 1 to 1048576",
+    ),
+    ("wide weights of the pixel", pixelwise(weights={"a": (4, 2)}), r"\(4, 2\)\], not \[\(4, 1\)\]"),
+    ("parts that are not equal", parts(12, 5), "its reads do not fit its output of 5"),
+    ("parts of more", parts(4, 5), "the number of pixels of 'here' is 0"),
+    ("too many parts", parts((1 << 20) + 1, 1), "the width of a value is 1048577"),
+    ("parts by two", parts(12, 4, numbers=(3,)), r"\(here\) has 1 numbers"),
+    (
+        "a sum of pixels of itself",
+        tiny(
+            [Op("dense here onto", 0, (Read(0, width=1),) * 2, ("a",))],
+            [Value(1, "pixel", 1, True)],
+            weights={"a": (4, 1)},
+        ),
+        "reads v0 while it writes it",
+    ),
+    (
+        "a sum of pixels onto nothing",
+        tiny([Op("dense here onto", 0, (), ("a",))], [Value(1, "pixel")], weights={"a": (4, 1)}),
+        "reads do not fit",
+    ),
     (
         "parts that do not fit",
         tiny([Op("concat", 0, (Read(1, width=2),))], [Value(1, "pixel")]),
@@ -1221,6 +1382,16 @@ def test_the_same_programs_without_the_fault_are_accepted():
     validate(reading("row", "pixel", columns=1))
     validate(tiny([Op("constant", 0, (), ("a",))], [Value(2, "pixel")], logits=LOGITS2, weights={"a": 2}))
     validate(tiny([Op("add", 0, (Read(0, width=1),) * 2)], [Value(1, "pixel", 1, True)]))
+    validate(reading("back", "back", later=True, columns=1))
+    validate(reading("back", "row", columns=-1))
+    validate(reading("done", "back", rows=-1, columns=1))
+    assert validate(pixelwise()).pixels == validate(pixelwise("done", rows=8)).pixels == 4
+    assert validate(parts(12, 4)).pixels == 3
+    once, total = Value(1, "once"), Value(1, "done", 1, True)
+    ops = [Op("constant", 0, (), ("a",))]
+    for kind, shape in [("dense onto", (1, 1)), ("dense here onto", (6, 1))]:
+        onto = Op(kind, 1, (Read(1, width=1), Read(0, width=1)), ("b",))
+        validate(tiny([*ops, onto], [once, total], weights={"a": 1, "b": shape}))
 
 
 ATTENDED = [
@@ -1296,6 +1467,22 @@ def test_multiply_adds_are_counted_for_one_pixel():
         "channel 0": 32,
         "channel 1": 32,
     }
+
+    own = nade(12, 3, 20)[0].multiply_adds()
+    assert own == dict.fromkeys(clocks(1), 0) | {"pixel": 60, "done": 60}
+
+
+def test_a_chain_may_have_no_program_as_it_is_configured():
+    class Some(torch.nn.Module):
+        symbols, channels, classes, AXES = 2, 1, 0, "line"
+
+        def program(self, p):
+            return [p.embed(torch.eye(2), columns=-1, clock="pixel")] if self.training else None
+
+    chain = Some()
+    assert isinstance(engine.program_of(chain), Program)
+    assert engine.program_of(chain.eval()) is None
+    assert engine.program_of(torch.nn.Linear(1, 1)) is None
 
 
 def test_threads_give_results_in_order_and_errors_where_they_are():

@@ -37,7 +37,7 @@ class Chain(nn.Module, ABC):
 
     A chain may state `program(p)`: the same conditionals, one symbol at a time, as calls of the builder `p`
     (`chainrule.engine.Builder`) that give the logits of each channel. Then it is sampled and coded fast, with
-    the same bits on every machine.
+    the same bits on every machine. A `program` that gives None says that the chain, as it is configured, has none.
     """
 
     SIZES: ClassVar[dict[str, dict[str, Any]]] = {}

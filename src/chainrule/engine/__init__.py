@@ -16,7 +16,7 @@ __all__ = ["Builder", "Handle", "Program", "dump", "identity", "parse", "program
 
 
 def program_of(chain: Chain, dtype: Any = np.float32) -> Program | None:
-    """The step program of a chain with its present weights, or None when it states none."""
+    """The step program of a chain with its present weights, or None when it states none (as it is configured)."""
     state = getattr(chain, "program", None)
     if state is None:
         return None
@@ -24,4 +24,5 @@ def program_of(chain: Chain, dtype: Any = np.float32) -> Program | None:
 
     p = Builder(chain.symbols, chain.channels, chain.classes, axes=chain.AXES, dtype=dtype)
     with torch.no_grad():
-        return p.finish(state(p))
+        logits = state(p)
+        return None if logits is None else p.finish(logits)

@@ -4,7 +4,7 @@
     x = p.dense(p.at(h, columns=-1), h, weight=w, bias=b)
 
 A handle stands for (a part of) a value, here or at an earlier place; `h[8:16]` is a part of it. Every
-operation takes `clock=` where it is not that of its latest input.
+operation takes `clock=` where it is not that of its latest input, and `into=` to write a `memory` itself.
 """
 
 from __future__ import annotations
@@ -119,6 +119,19 @@ class Builder:
         bias = np.zeros(len(weight[0])) if bias is None else bias
         return self._op("dense", len(weight[0]), inputs, [weight, bias], **when)
 
+    def constant_here(self, table: Any, clock: str = "pixel") -> Handle:
+        """The row of `table` (P, out) of the pixel: the first one's, the second one's, ..."""
+        return self._op("constant here", len(table[0]), (), [table], clock=clock)
+
+    def dense_here(self, *inputs: Handle, weight: Any, onto: Handle, **when: Any) -> Handle:
+        """onto + x W[t], with x the inputs one after another and `weight` (P, in, out), at the t-th of P pixels."""
+        flat = weight.reshape(-1, weight.shape[-1])
+        return self._op("dense here onto", flat.shape[1], (onto, *inputs), [flat], **when)
+
+    def here(self, x: Handle, places: int, **when: Any) -> Handle:
+        """The t-th of so many parts of x, at the t-th of `places` pixels."""
+        return self._op("here", x.width // places, (x,), **when)
+
     def embed(
         self,
         table: Any,
@@ -185,9 +198,13 @@ class Builder:
         """Layer normalisation."""
         return self._op("norm", x.width, (x,), [weight, bias], **when)
 
-    def lstm(self, gates: Handle, cell: Handle, hidden: Handle) -> Handle:
-        """The cell of an LSTM: `gates` (4 n) = i, f, g, o before their functions; writes the memories."""
-        before = cell if self._values[cell.read.value].carried else self.at(cell, columns=-1)
+    def lstm(self, gates: Handle, cell: Handle, hidden: Handle, before: Handle | None = None) -> Handle:
+        """The cell of an LSTM: `gates` (4 n) = i, f, g, o before their functions; writes the memories.
+
+        `before` is the earlier cell, where that is not the one a column to the left or the carried one.
+        """
+        if before is None:
+            before = cell if self._values[cell.read.value].carried else self.at(cell, columns=-1)
         self._ops.append(Op("cell", cell.read.value, (gates.read, before.read)))
         self._ops.append(Op("hidden", hidden.read.value, (gates.read, cell.read)))
         return hidden
@@ -230,13 +247,15 @@ class Builder:
 
     # ------------------------------------------------------------------------------------------------- inside
 
-    def _op(self, kind, width, inputs, weights=(), numbers=(), clock=None, every=1) -> Handle:
-        if clock is None:
+    def _op(self, kind, width, inputs, weights=(), numbers=(), clock=None, every=1, into=None) -> Handle:
+        if clock is None and into is None:
             clock = max((x.clock for x in inputs), key=self._clocks.index, default="pixel")
             if clock == "done" and all(x.read.columns or x.read.rows or x.clock != "done" for x in inputs):
                 clock = "pixel"
+            if kind in pr.HERE:
+                clock = max(clock, "pixel", key=self._clocks.index)
         names = tuple(self._weight(w) for w in weights)
-        memory = self.memory(width, clock, every=every)
+        memory = self.memory(width, clock, every=every) if into is None else into
         reads = tuple(x.read for x in inputs)
         self._ops.append(Op(kind, memory.read.value, reads, names, tuple(numbers)))
         return memory

@@ -99,6 +99,8 @@ class Device:
                     for r in range(self.dims[1]):
                         self._run_op(op, frame, r, range(self.dims[2]))
             if column == 0:
+                for c in reversed(range(self.dims[2])):
+                    self._run("back", frame, row, [c])
                 self._run("row", frame, row, range(self.dims[2]))
             self._run("pixel", frame, row, [column])
         self._run(f"channel {channel}", frame, row, [column])
@@ -160,6 +162,13 @@ class Device:
             return torch.cat(x, -1) @ w[0] + w[1]
         if op.kind == "dense onto":
             return x[0] + torch.cat(x[1:], -1) @ w[0]
+        pixel = (frame * self.dims[1] + row) * self.dims[2] + column
+        if op.kind == "dense here onto":
+            return x[0] + torch.cat(x[1:], -1) @ w[0].unflatten(0, (self.program.pixels, -1))[pixel]
+        if op.kind == "constant here":
+            return w[0][pixel]
+        if op.kind == "here":
+            return x[0].unflatten(-1, (self.program.pixels, -1))[:, pixel]
         if op.kind == "copy onto":
             return self._copy(op, x[0], x[1], frame, row, column)
         if op.kind == "norm":
@@ -170,7 +179,6 @@ class Device:
             return w[0][self.classes]
         if op.kind.startswith("embed"):
             return self._embed(op, w[0], frame, row, column) + (x[0] if x else 0)
-        pixel = (frame * self.dims[1] + row) * self.dims[2] + column
         if op.kind == "features":
             return self.features[:, pixel]
         if op.kind == "levels":

@@ -34,7 +34,8 @@ LEVELS, POSITION, FEATURES, SELECT = (CODES[k] for k in ("levels", "position", "
 ADD, MULTIPLY, RELU, ELU, TANH = (CODES[k] for k in ("add", "multiply", "relu", "elu", "tanh"))
 SIGMOID, EXP, GELU_, GATE = (CODES[k] for k in ("sigmoid", "exp", "gelu", "gate"))
 CELL, HIDDEN, NORM, ATTEND, POINT = (CODES[k] for k in ("cell", "hidden", "norm", "attend", "point"))
-ONCE, FRAME, ROW, PIXEL, CHANNEL = range(5)  # the clocks; then one more a channel, and "done"
+FILL_HERE, COPY_HERE, DENSE_HERE = (CODES[k] for k in ("fill here", "copy here", "dense here"))
+ONCE, FRAME, BACK, ROW, PIXEL, CHANNEL = range(6)  # the clocks; then one more a channel, and "done"
 FRAMES, ROWS, COLUMNS, CHANNELS, SYMBOLS, LANES, SIZE = range(7)  # Tables.dims
 
 
@@ -253,6 +254,12 @@ def find(tables, read, column):
 
 
 @inlined
+def index(tables, frame, row, column):
+    """The index of a pixel in the event."""
+    return (frame * tables.dims[ROWS] + row) * tables.dims[COLUMNS] + column
+
+
+@inlined
 def run(tables, context, memory, group, o, rows, lane, frame, row, column, scratch):
     """Operation `o` at one place (or, when `rows` counts columns too, in a whole row)."""
     ops, reads, weights = tables.ops, tables.reads, tables.weights
@@ -264,10 +271,12 @@ def run(tables, context, memory, group, o, rows, lane, frame, row, column, scrat
         ops[o, at.COUNT],
     )
     y, ldy = find(tables, out, column) + group, reads[out, at.LINE]
-    if kind == DENSE:
+    if kind == DENSE or kind == DENSE_HERE:
         for s in range(count):
             scratch.spots[s] = find(tables, first + s, column) + group
         ldx, w = reads[first, at.LINE], ops[o, at.WEIGHT]
+        if kind == DENSE_HERE:
+            w += ops[o, at.A] * index(tables, frame, row, column)
         dense(memory, scratch.spots, count, ops[o, at.K], ldx, rows, weights, w, n, y, ldy, scratch.moved)
         return
     x, ldx, z, ldz = 0, 0, 0, 0
@@ -295,10 +304,22 @@ def run(tables, context, memory, group, o, rows, lane, frame, row, column, scrat
         embed(tables, context, memory, o, rows, lane, frame, row, column, y, ldy, n)
     elif kind == POINT:
         point(tables, context, memory, o, rows, lane, frame, row, column, x, ldx, y, ldy)
+    elif kind == FILL_HERE or kind == COPY_HERE:
+        run_here(tables, memory, o, rows, index(tables, frame, row, column), x, ldx, y, ldy)
     else:
         run_rare(
             tables, context, memory, group, o, rows, lane, frame, row, column, x, ldx, z, ldz, y, ldy, scratch
         )
+
+
+@called
+def run_here(tables, memory, o, rows, pixel, x, ldx, y, ldy):
+    """What belongs to the pixel: a row of the weights, or a part of a value."""
+    n = tables.ops[o, at.N]
+    if tables.ops[o, at.KIND] == FILL_HERE:
+        fill(memory, tables.weights, tables.ops[o, at.WEIGHT] + pixel * tables.ops[o, at.A], y, ldy, rows, n)
+    else:
+        duplicate(memory, x + pixel * n, ldx, y, ldy, rows, n)
 
 
 @called
@@ -308,7 +329,7 @@ def run_rare(
     """The operations that a model has few of."""
     ops, weights, dims = tables.ops, tables.weights, tables.dims
     kind, n, w, b = ops[o, at.KIND], ops[o, at.N], ops[o, at.WEIGHT], ops[o, at.BIAS]
-    pixel = (frame * dims[ROWS] + row) * dims[COLUMNS] + column
+    pixel = index(tables, frame, row, column)
     for i in range(rows):
         to = y + i * ldy
         if kind == NORM:
@@ -407,29 +428,34 @@ def run_clocks(tables, context, memory, group, rows, lane, t, after, scratch):
     if begins_frame and frame > 0 and not after:
         for i in range(len(tables.wipe)):
             memory[tables.wipe[i, 0] + group : tables.wipe[i, 0] + tables.wipe[i, 1] + group] = ZERO
-    for section in range(len(tables.starts) - 1):
+    done = CHANNEL + dims[CHANNELS]
+    for section in range(done if after else ONCE if begins_row else PIXEL, done + after):
         first, last, begin, end = row, row + 1, column, column + 1
         if section == ONCE:
             due = t == 0
         elif section == FRAME:
             due = begins_frame and tables.starts[section + 1] > tables.starts[section]
             first, last, begin, end = 0, dims[ROWS], 0, dims[COLUMNS]
+        elif section == BACK:
+            due = tables.starts[section + 1] > tables.starts[section]
         elif section == ROW:
-            due = begins_row
-            begin, end = 0, dims[COLUMNS]
+            due, begin, end = True, 0, dims[COLUMNS]
         elif section == PIXEL:
             due = channel == 0
-        elif section == CHANNEL + dims[CHANNELS]:
-            due = after and channel == dims[CHANNELS] - 1
+        elif section == done:
+            due = channel == dims[CHANNELS] - 1
         else:
             due = section - CHANNEL == channel
-        if due and after == (section == CHANNEL + dims[CHANNELS]):
+        if due:
             start, stop = tables.starts[section], tables.starts[section + 1]
             apart = section == FRAME  # each operation in all rows before the next: it may read rows below
-            for i in range(stop - start if apart else 1):
+            leftwards = section == BACK  # all operations at a column before the next one to the left
+            for i in range(stop - start if apart else dims[COLUMNS] if leftwards else 1):
                 one, end_op = (start + i, start + i + 1) if apart else (start, stop)
+                if leftwards:
+                    begin, end = dims[COLUMNS] - 1 - i, dims[COLUMNS] - i
                 for r in range(first, last):
-                    if section < PIXEL:
+                    if section < PIXEL and (i == 0 or apart):
                         find_rows(tables, frame, r)
                     run_ops(
                         *(tables, context, memory, group, one, end_op),

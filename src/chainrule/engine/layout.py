@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from chainrule.engine.program import Op, Program, Read, clocks
+from chainrule.engine.program import EARLY, Op, Program, Read, clocks
 from chainrule.errors import ChainruleError
 
 VECTOR = 16
@@ -23,10 +23,12 @@ LIMIT = 1 << 30  # numbers of float32 that the values of all lanes may take: 4 G
 KINDS = (
     "fill", "copy", "dense", "embed", "class", "levels", "position", "features", "select", "add", "multiply",
     "relu", "elu", "tanh", "sigmoid", "exp", "gelu", "gate", "cell", "hidden", "norm", "attend", "point",
+    "fill here", "copy here", "dense here",
 )  # fmt: skip
 CODES = {kind: code for code, kind in enumerate(KINDS)}
 
-# columns of the table of operations
+# columns of the table of operations; A to E are the operation's own numbers, and A also how far it is from the
+# weights of one pixel to those of the next
 KIND, OUT, IN, COUNT, N, K, WEIGHT, BIAS, EVERY, WHOLE, A, B, C, D, E = range(15)
 # columns of the table of reads
 BASE, HALF, ROW, ROWS, ROW_STEP, FRAME, FRAMES, FRAME_STEP, COLUMN, MASK, STEP, LINE = range(12)
@@ -140,12 +142,12 @@ def extent(value, reads, dims, line, cached) -> tuple[int, int, int, int, int, i
     up, down, back, ahead = max(up, 0), max(down, 0), max(back, 0), max(ahead, 0)
     if cached:
         return dims[0], height, width, 0, 0, -1
-    moves = up or down or back or ahead or before or value.clock in ("frame", "row") or value.every > 1
+    moves = up or down or back or ahead or before or value.clock in EARLY or value.every > 1
     if value.carried or value.clock == "once" or not moves:
         return 1, 1, 1, 0, 0, -1
     if value.clock == "frame" or before:
         return before + 1, height + up + down, width + back + ahead, up, back, -1
-    if line and value.clock != "row" and not up:
+    if line and value.clock not in EARLY and not up:
         ring = 1 << back.bit_length()
         return 1, 1, ring, 0, 0, ring - 1
     return 1, up + 1, width + back + ahead, 0, back, -1
@@ -205,11 +207,16 @@ class Lowering:
         """One operation of the program, as one or more of the kernels'."""
         out = Read(op.output, width=self.program.values[op.output].width)
         weights = [self.program.weights[name] for name in op.weights]
-        lines = {"dense": self.dense, "dense onto": self.dense, "embed": self.embed, "embed onto": self.embed}
+        lines = {"dense": self.dense, "dense onto": self.dense, "dense here onto": self.dense}
+        lines |= {"embed": self.embed, "embed onto": self.embed}
         if op.kind in lines:
             lines[op.kind](op, out, weights)
         elif op.kind == "constant":
             self.emit("fill", out, weight=self.keep(weights[0]))
+        elif op.kind == "constant here":
+            self.emit("fill here", out, weight=self.keep(weights[0]), a=rounded(out.width))
+        elif op.kind == "here":
+            self.emit("copy here", out, op.reads)
         elif op.kind == "concat":
             for i, read in enumerate(op.reads):
                 first = sum(r.width for r in op.reads[:i])
@@ -233,16 +240,19 @@ class Lowering:
         inputs = list(op.reads)
         if op.kind == "dense":
             self.emit("fill", out, weight=self.keep(weights[1]))
-        else:
-            self.emit("copy", out, [inputs.pop(0)])
+        elif (start := inputs.pop(0)).value != op.output:
+            self.emit("copy", out, [start])
         matrix, first = self.keep(weights[0]), 0
+        kind, step = "dense", 0
+        if op.kind == "dense here onto":
+            kind, step = "dense here", sum(read.width for read in inputs) * rounded(out.width)
         while inputs:
             alike = 1
             while alike < len(inputs) and self.alike(inputs[0], inputs[alike]):
                 alike += 1
             width = inputs[0].width
             line = rounded(out.width)
-            self.emit("dense", out, inputs[:alike], n=line, k=width, weight=matrix + first * line)
+            self.emit(kind, out, inputs[:alike], n=line, k=width, weight=matrix + first * line, a=step)
             first += alike * width
             inputs = inputs[alike:]
 

@@ -5,7 +5,8 @@ the event, its *operations* (`OPS`) make values of values. Each operation has a 
 
     once            at the beginning of an event: what depends on the context only
     frame           at the beginning of a frame, for all its pixels at once
-    row             at the beginning of a row, for all its pixels at once
+    back            at the beginning of a row, at one pixel after another from the last to the first
+    row             at the beginning of a row (after "back"), for all its pixels at once
     pixel           at every pixel
     channel 0, ...  before that channel of every pixel
     done            when all channels of a pixel are known
@@ -85,6 +86,9 @@ OPS: dict[str, tuple[int | None, int, int | None, str]] = {
     "constant": (0, 1, 0, "b"),
     "dense": (None, 2, 0, "b + Σᵢ Wᵢ xᵢ, W (Σ widths, N) in rows, summed in that order"),
     "dense onto": (None, 1, 0, "x₀ + Σᵢ₌₁ Wᵢ xᵢ"),
+    "constant here": (0, 1, 0, "W[t], t the index of the pixel in the event, W (P, N)"),
+    "dense here onto": (None, 1, 0, "x₀ + Σᵢ₌₁ Wᵢ xᵢ with the t-th of the P blocks of W (P · Σ widths, N)"),
+    "here": (1, 0, 0, "the numbers t · N to (t + 1) · N of x (P · N)"),
     "embed": (0, 1, 5, "W[symbol], n: frames, rows, columns, channel, and the row of W for outside (-1: 0)"),
     "embed onto": (1, 1, 5, "x + W[symbol]"),
     "copy onto": (
@@ -120,6 +124,9 @@ OPS: dict[str, tuple[int | None, int, int | None, str]] = {
 }
 
 ELEMENTWISE = ("add", "multiply", "relu", "elu", "tanh", "sigmoid", "exp", "gelu", "cell", "hidden")
+ONTO = ("dense onto", "dense here onto")  # both begin with a copy of their first read
+HERE = ("constant here", "dense here onto", "here")  # their weights, or what they read, belong to the pixel
+EARLY = ("once", "frame", "back", "row")  # the clocks that tick for more than one pixel
 FULL, LOCAL, STRIDED, FIXED = range(4)  # patterns of attention: see `Builder.attend`
 
 
@@ -154,6 +161,11 @@ class Program:
             found[self.clock(op)].append(op)
         return found
 
+    @cached_property
+    def pixels(self) -> int:
+        """P, how many pixels the events have to have; 0: any number."""
+        return max((pixels_of(self, op) for op in self.ops), default=0)
+
     def clock(self, op: Op) -> str:
         """When an operation runs: when its output is to be written."""
         return self.values[op.output].clock
@@ -170,6 +182,13 @@ class Program:
         Raises:
             ChainruleError: the program does not take such events.
         """
+        dims = self._geometry(event)
+        if self.pixels and math.prod(dims) != self.pixels:
+            raise ChainruleError(f"the event has {math.prod(dims)} pixels, the model takes {self.pixels}")
+        return dims
+
+    def _geometry(self, event: tuple[int, ...]) -> tuple[int, int, int]:
+        """The same for a program that takes any number of pixels."""
         if self.axes == "line":
             if math.prod(event) % self.channels:
                 raise ChainruleError(
@@ -183,10 +202,10 @@ class Program:
     def multiply_adds(self) -> dict[str, int]:
         """Multiply-adds of the dense operations by clock, for one pixel (attention not counted)."""
         dense = [op for op in self.ops if op.kind.startswith("dense")]
-        every = [self.values[op.output].every for op in dense]
+        one_of = [self.values[op.output].every ** 2 * max(1, pixels_of(self, op)) for op in dense]
         sizes = [
-            (self.clock(op), self.weights[op.weights[0]].size // n**2)
-            for op, n in zip(dense, every, strict=True)
+            (self.clock(op), self.weights[op.weights[0]].size // n)
+            for op, n in zip(dense, one_of, strict=True)
         ]
         return {clock: sum(n for c, n in sizes if c == clock) for clock in clocks(self.channels)}
 
@@ -208,6 +227,16 @@ class Program:
         return f"v{op.output}[{value.width}] = {op.kind}({args}){when}"
 
 
+def pixels_of(program: Program, op: Op) -> int:
+    """P of an operation of the kinds `HERE`, 0 of others."""
+    if op.kind not in HERE:
+        return 0
+    if op.kind == "here":
+        return op.reads[0].width // program.values[op.output].width
+    rows = program.weights[op.weights[0]].shape[0]
+    return rows // max(1, sum(read.width for read in op.reads[1:]))
+
+
 def read_text(read: Read, program: Program) -> str:
     """v3, v3[64:128], v3 at (0, -1, +1)."""
     whole = (read.first, read.width) == (0, program.values[read.value].width)
@@ -220,9 +249,9 @@ def clocks(channels: int) -> list[str]:
     """The clocks of a program in the order in which they tick.
 
     >>> clocks(2)
-    ['once', 'frame', 'row', 'pixel', 'channel 0', 'channel 1', 'done']
+    ['once', 'frame', 'back', 'row', 'pixel', 'channel 0', 'channel 1', 'done']
     """
-    return ["once", "frame", "row", "pixel", *(f"channel {c}" for c in range(channels)), "done"]
+    return [*EARLY, "pixel", *(f"channel {c}" for c in range(channels)), "done"]
 
 
 # ------------------------------------------------------------------------------------------------- validation
@@ -248,6 +277,8 @@ def validate(program: Program) -> Program:
         if clock.startswith("channel"):
             check_logits(program, int(clock.split()[1]), written)
     require(len(written) == len(program.values), "some value is never written")
+    pixels = {pixels_of(program, op) for op in program.ops if op.kind in HERE} or {0}
+    require(len(pixels) == 1, f"it is for events of {min(pixels)} pixels and for events of {max(pixels)}")
     caches = {read.value for op in program.ops if op.kind == "attend" for read in op.reads[1:]}
     for read in program.reads():
         require(
@@ -290,8 +321,8 @@ def check_facts(program: Program) -> None:
         within(value.width, 1, MOST_WIDTH, "the width of a value")
         require(value.clock in names, f"there is no clock {value.clock[:40]!r}")
         require(value.every in (1, 2, 4, 8), f"a value stands at every {value.every} rows: take 1, 2, 4 or 8")
-        require(value.every == 1 or value.clock in names[2:4], "only rows and pixels can be skipped")
-        require(not value.carried or (value.every == 1 and value.clock not in names[:3]), "a row is carried")
+        require(value.every == 1 or value.clock in ("row", "pixel"), "only rows and pixels can be skipped")
+        require(not value.carried or (value.every == 1 and value.clock not in EARLY), "a row is carried")
     for op in program.ops:
         within(op.output, 0, len(program.values) - 1, "the output of an operation")
         require(op.kind in OPS, f"there is no operation {op.kind[:40]!r}")
@@ -320,8 +351,9 @@ def check_op(program: Program, op: Op, where: str) -> None:
     wanted = SHAPES[op.kind](program, op, value.width, [read.width for read in op.reads])
     require(wanted is not None, f"{where}: its reads do not fit its output of {value.width}")
     require(shapes == wanted, f"{where}: its weights have shapes {shapes}, not {wanted}")
-    itself = any(read.value == op.output and read.here for read in op.reads)
-    require(not itself or op.kind in ELEMENTWISE, f"{where} reads v{op.output} while it writes it")
+    itself = [i for i, read in enumerate(op.reads) if read.value == op.output and read.here]
+    harmless = op.kind in ELEMENTWISE or (op.kind in ONTO and itself == [0])
+    require(not itself or harmless, f"{where} reads v{op.output} while it writes it")
 
 
 def _same(count):
@@ -337,6 +369,27 @@ def _dense(program, op, n, widths):
 
 def _dense_onto(program, op, n, widths):
     return [(sum(widths[1:]), n)] if len(widths) > 1 and widths[0] == n else None
+
+
+def _pixels(program, op):
+    """P of an operation whose weights, or what it reads, belong to the pixel."""
+    clock, pixels = program.clock(op), pixels_of(program, op)
+    require(clock not in EARLY, f"{op.kind!r} belongs to a pixel, the clock {clock!r} does not")
+    within(pixels, 1, MOST_WIDTH, f"the number of pixels of {op.kind!r}")
+    return pixels
+
+
+def _constant_here(program, op, n, widths):
+    return [(_pixels(program, op), n)]
+
+
+def _dense_here(program, op, n, widths):
+    shape = (_pixels(program, op) * sum(widths[1:]), n)
+    return [shape] if len(widths) > 1 and widths[0] == n else None
+
+
+def _part_here(program, op, n, widths):
+    return [] if widths == [_pixels(program, op) * n] else None
 
 
 def _embed(program, op, n, widths):
@@ -373,8 +426,8 @@ def symbol_is_known(clock: str, frames: int, rows: int, columns: int, channel: i
     if rows < 0:
         return clock not in ("once", "frame")
     if columns < 0:
-        return clock not in ("once", "frame", "row")
-    if columns > 0 or clock in ("once", "frame", "row", "pixel"):
+        return clock not in EARLY
+    if columns > 0 or clock in (*EARLY, "pixel"):
         return False
     return clock == "done" or channel < int(clock.split()[1])
 
@@ -434,6 +487,9 @@ SHAPES = {
     "constant": lambda program, op, n, widths: [(n,)],
     "dense": _dense,
     "dense onto": _dense_onto,
+    "constant here": _constant_here,
+    "dense here onto": _dense_here,
+    "here": _part_here,
     "embed": _embed,
     "embed onto": _embed,
     "copy onto": _copy,
@@ -479,9 +535,11 @@ def is_known(read: Read, writer: str, reader: str, written: bool) -> bool:
         return False
     if rows < 0:
         return True
-    if writer == "row":
+    if writer == reader == "back":
+        return columns > 0 or (columns == 0 and written)
+    if writer in ("back", "row"):
         return written
-    if reader == "row" or columns > 0:
+    if reader in ("back", "row") or columns > 0:
         return False
     return columns < 0 or written
 
