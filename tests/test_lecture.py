@@ -6,10 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import chainrule.lecture
 from chainrule import cli, plots
+from chainrule.chains.gated_pixelcnn import GatedPixelCNN
 from chainrule.codes.deep_autoencoder import DeepAutoencoder
 from chainrule.codes.pca import PCA
 from chainrule.data.dataset import Dataset
@@ -17,6 +19,7 @@ from chainrule.errors import ChainruleError
 from chainrule.layers.gabor import fit_gabors
 from chainrule.lecture import (
     FIGURES,
+    class_samples,
     code_traversals,
     deep_reconstructions,
     denoising_filters,
@@ -26,13 +29,17 @@ from chainrule.lecture import (
     learning,
     lecture,
     natural,
+    next_pixel,
+    occlusions,
+    pixelwise,
+    receptive_fields,
     sparse_gabors,
     sparse_patch,
     sparsity_error,
 )
 
 FOLDER = Path(chainrule.lecture.__file__).parent
-SHARED = {"__init__", "natural", "faces", "learning"}
+SHARED = {"__init__", "natural", "faces", "learning", "pixelwise"}
 
 
 @pytest.fixture(autouse=True)
@@ -70,7 +77,7 @@ def test_every_figure_is_drawn(name, tmp_path):
     assert np.isfinite(numbers).all()
 
 
-@pytest.mark.parametrize("name", ["sparse-dictionary", "code-traversals"])
+@pytest.mark.parametrize("name", ["sparse-dictionary", "code-traversals", "occlusions"])
 def test_the_same_seed_draws_the_same_figure(name, tmp_path):
     first, again, other = (
         lecture(name, tmp_path / str(i), size="tiny", seed=seed) for i, seed in enumerate((3, 3, 4))
@@ -251,6 +258,146 @@ def test_a_way_along_a_unit_changes_nothing_else():
     change = code_traversals.changed(code, codes, 1, -2.0, 2.0)
     ends = [code.inverse_transform(np.c_[codes[:, :1], np.full(60, v), codes[:, 2:]]) for v in (-2, 2)]
     assert change == pytest.approx(np.square(ends[1] - ends[0]).sum() / 60)
+
+
+# ---- images pixel by pixel -----------------------------------------------------------------------------
+
+
+def test_what_is_seen_of_the_past(tmp_path):
+    rows = lecture("receptive-fields", tmp_path, size="tiny")["rows"]
+    assert all(row["not_before"] == 0 and row["before"] == 9 * 4 + 4 for row in rows)
+    masked, gated = ([row for row in rows if row["model"] == name] for name in receptive_fields.MODELS)
+    for found in (masked, gated):
+        assert all(few["seen"] < more["seen"] for few, more in pairwise(found))
+    assert {row["blind"] for row in gated} == {0}
+    assert gated[-1]["seen"] == gated[-1]["before"]
+    # windows of 3 × 3 reach one column further to the right for each row up
+    right = sum(column > 4 + up for up in range(1, 5) for column in range(9))
+    assert {row["blind"] for row in masked} == {right}
+    assert masked[-1]["seen"] == masked[-1]["before"] - right
+
+
+def test_the_blind_spot_lies_to_the_right_above():
+    side, middle = 9, 4
+    r, c = np.indices((side, side))
+    after = (r > middle) | ((r == middle) & (c >= middle))
+    np.testing.assert_array_equal(
+        receptive_fields.seen("PixelCNN", side, side, 3, 0), ~after & (c - middle <= middle - r)
+    )
+    np.testing.assert_array_equal(receptive_fields.seen("Gated PixelCNN", side, side, 3, 0), ~after)
+
+
+def few_images(levels, count=30):
+    """Images of two classes: noise in the upper half, or in the lower."""
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, levels, (count, 6, 6, 1))
+    y = np.arange(count) % 2
+    x[y == 0, 3:], x[y == 1, :3] = 0, 0
+    kind = np.uint8 if levels <= 256 else np.int64
+    return Dataset(x.astype(kind), levels, "image", [str(i) for i in range(count)], y, ("up", "down"), "few")
+
+
+def small_chain(symbols=2):
+    """A chain of two classes, as random numbers have made it."""
+    torch.manual_seed(0)
+    chain = GatedPixelCNN(symbols, classes=2, width=4, layers=1, head=4, **pixelwise.PLAIN)
+    with torch.no_grad():
+        for p in chain.parameters():
+            p.mul_(3)
+    return chain.double().eval()
+
+
+def test_what_is_expected_follows_from_the_joint_distribution():
+    chain = small_chain()
+    every = np.array([[int(bit) for bit in f"{i:06b}"] for i in range(64)]).reshape(64, 2, 3, 1)
+    with torch.inference_mode():
+        logs = [chain.log_prob(torch.from_numpy(every), torch.full((64,), c)) for c in range(2)]
+    joint = torch.stack(logs).exp().numpy() / 2  # (classes, images)
+    assert joint.sum() == pytest.approx(1)
+    flat, x = every.reshape(64, 6), every[37]
+    view = pixelwise.expected(chain, x)
+    assert view.levels.shape == (2, 3, 1, 2)
+    assert view.classes.shape == (2, 3, 1, 2)
+    assert view.classes[0, 0, 0].tolist() == pytest.approx([0.5, 0.5])
+    assert np.ptp(view.classes[..., 0]) > 0.05  # classes differ
+    for i in range(6):
+        same = (flat[:, :i] == x.reshape(6)[:i]).all(1)
+        levels = np.array([joint[:, same & (flat[:, i] == k)].sum() for k in range(2)]) / joint[:, same].sum()
+        classes = joint[:, same].sum(1) / joint[:, same].sum()
+        np.testing.assert_allclose(view.levels.reshape(6, 2)[i], levels, rtol=1e-6)
+        np.testing.assert_allclose(view.classes.reshape(6, 2)[i], classes, rtol=1e-6)
+    assert view.bits.sum() == pytest.approx(-np.log2(joint[:, 37].sum()), rel=1e-6)
+
+
+def test_completions_keep_what_is_given(monkeypatch):
+    drawn, chain, few = {}, small_chain().float(), few_images(2)
+    monkeypatch.setattr(pixelwise, "learned", lambda *a: chain)
+    monkeypatch.setattr(occlusions, "load", lambda name, split: few)
+    monkeypatch.setattr(plots, "image_columns", lambda groups, *a, **k: drawn.update(groups))
+    rows = occlusions.draw(lambda *a: None, 0, "few", 4, 1, 0, images=2, completions=5)["rows"]
+    found = drawn["completed"]
+    assert found.shape == (2, 5, 6, 6, 1)
+    assert (found[:, :, :3] == drawn["as it was"][:, :, :3]).all()
+    assert len({one.tobytes() for one in found[0]}) > 1
+    for row in rows:
+        given, x = few.classes.index(row["class"]), few.x[row["image"]]
+        view = pixelwise.expected(chain, x)
+        assert row["belief"] == pytest.approx(view.classes[3, 0, 0, given])
+        assert row["bits"] == pytest.approx(view.bits[3:].sum())
+        assert set(row["drawn"].split()) <= {"up", "down"}
+
+
+def test_samples_are_of_the_class_that_was_asked_for(tmp_path):
+    facts = lecture("class-samples", tmp_path, size="tiny")
+    found = np.mean([row["recognised"] for row in facts["rows"]])
+    assert found > 0.3  # 0.1 by chance
+    assert np.mean([row["recognised_real"] for row in facts["rows"]]) > 0.9
+    assert 0 < facts["bits_per_dim"] < np.log2(17)
+
+
+def test_a_training_image_is_its_own_neighbour():
+    few = few_images(17)
+    x, y = np.asarray(few.x), few.context
+    near = class_samples.Nearest(few, 0)
+    _, away = near.judge(x, y)
+    assert away.max() < 1e-9
+    moved = x[:1].copy()
+    moved[0, 0, 0, 0] = (int(x[0, 0, 0, 0]) + 8) % 17
+    _, away = near.judge(moved, y[:1])
+    assert away[0] == pytest.approx(((int(moved[0, 0, 0, 0]) - int(x[0, 0, 0, 0])) / 16) ** 2, rel=1e-4)
+
+
+@pytest.mark.parametrize("levels", [2, 17, 256])
+def test_the_next_pixel_of_any_levels(levels, monkeypatch):
+    few, kept = few_images(levels), {}
+    for module in (pixelwise, next_pixel):
+        monkeypatch.setattr(module, "load", lambda name, split="train": few)
+    facts = next_pixel.draw(kept.__setitem__, 0, {"few": {"width": 4, "layers": 1, "steps": 2}})
+    assert list(kept) == ["next-pixel-few"]
+    rows, image = facts["rows"], facts["images"]["few"]
+    assert len({(row["row"], row["column"]) for row in rows}) == 4
+    x = few.x[image["image"]]
+    for row in rows:
+        assert row["level"] == x[row["row"], row["column"], 0]
+        assert row["bits"] == pytest.approx(-np.log2(row["p"]))
+        assert 0 < row["p_ink"] < 1
+    assert image["bits"] > max(row["bits"] for row in rows)
+
+
+def test_the_pixels_that_are_marked():
+    x = np.zeros((16, 16), int)
+    x[4, 4:9] = 1
+    levels = np.tile([0.9, 0.1], (16, 16, 1))
+    levels[4, 4:9] = 0.2, 0.8
+    levels[4, 8], levels[12, 12], levels[4, 9] = (0.01, 0.99), (0.5, 0.5), (0.95, 0.05)
+    x[12, 2] = 1  # with a chance of 0.1
+    bits = -np.log2(np.take_along_axis(levels, x[:, :, None], 2)[:, :, 0])
+    found = {mark.why: mark[1:] for mark in next_pixel.marked(x, levels, bits)}
+    assert found["most surprised"] == (12, 2)
+    assert found["cannot tell"] == (12, 12)
+    assert found["expects ink"] == (4, 8)
+    assert found["expects blank"] == (4, 9)  # there is none that lies further from the others
+    assert next_pixel.ink(np.array([[[0.1, 0.2, 0.3, 0.4]]]))[0, 0] == pytest.approx(0.7)
 
 
 def test_a_sum_in_words():

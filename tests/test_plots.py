@@ -88,6 +88,20 @@ def test_what_is_not_known_is_veiled():
     assert (grid[:, 6:] == 255).all()
 
 
+def test_columns_have_their_names_and_cover_what_is_hidden():
+    known = np.zeros((8, 8, 1), bool)
+    known[:4] = True
+    groups = {"covered": np.zeros((3, 1, 8, 8, 1)), "completed": np.zeros((3, 4, 8, 8, 1))}
+    picture = plots.image_columns(groups, 2, {"covered": known}, form=plots.raster)
+    tones = np.asarray(picture).astype(int)
+    cover = np.abs(tones - plots.COVER[:3]).max(2) < 3
+    dark = tones.max(2) < 3
+    assert cover.sum() == pytest.approx(dark[:, : picture.width // 5].sum(), rel=0.1)  # half of each
+    assert not cover[:, picture.width // 3 :].any()
+    for name in groups:
+        assert f">{name}<" in plots.image_columns(groups, 2)
+
+
 @pytest.mark.parametrize("shape", [(0, 8, 8, 1), (1, 8, 8), (1, 8, 8, 2)])
 def test_what_is_no_image_is_refused(shape):
     with pytest.raises(ChainruleError):

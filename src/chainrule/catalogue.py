@@ -12,7 +12,10 @@ from chainrule.codes import CODES
 
 
 def models() -> list[dict[str, Any]]:
-    """A row a model: its name, whether it is a chain or a code, what it is, its data, its sizes."""
+    """A row a model: its name, whether it is a chain or a code, its data, its sizes, its step, what it is.
+
+    The step of a chain is a "program" of the step engine, or a "full pass" over the event for every symbol.
+    """
     return [row(name, "chain", CHAINS[name]) for name in CHAINS] + [
         row(name, "code", CODES[name]) for name in CODES
     ]
@@ -27,12 +30,13 @@ def row(name: str, role: str, dotted: str) -> dict[str, Any]:
     tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
     node = next(n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == cls)
     about = (ast.get_docstring(node) or "").split("\n\n")[0]
+    program = any(isinstance(n, ast.FunctionDef) and n.name == "program" for n in node.body)
     return {
         "model": name,
         "is": role,
         "data": literal(node, "KINDS", ("image", "text", "array")),
         "sizes": list(literal(node, "SIZES", {})),
-        "program": any(isinstance(n, ast.FunctionDef) and n.name == "program" for n in node.body),
+        "step": "" if role == "code" else "program" if program else "full pass",
         "about": " ".join(about.split()),
         "source": (ast.get_docstring(tree) or "").split("\n")[0],
     }

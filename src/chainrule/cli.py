@@ -423,10 +423,10 @@ def report(
 
 @app.command()
 def models(json_: Json = False) -> None:
-    """The models there are."""
+    """The models there are; "step": by a program of the engine (fast, the same bits everywhere) or by full passes."""
     from chainrule.catalogue import models as rows
 
-    console.table(rows(), ["model", "is", "data", "sizes", "about"], json_)
+    console.table(rows(), ["model", "is", "data", "sizes", "step", "about"], json_)
 
 
 @app.command()

@@ -32,6 +32,7 @@ GAP = 2  # pixels between images of a grid
 SIDE = 64  # pixels at which a small image is comfortable to look at
 ATOM = 48  # the same for an atom, of which there are many
 MASKED = (128, 136, 150, 72)  # RGBA of a pixel that is not given
+COVER = (217, 119, 43, 255)  # the same where that is what a picture is about
 MOST_POINTS = 500  # points drawn of a curve
 SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
 INK = "#010203"  # stands for the reader's own ink while matplotlib draws
@@ -59,6 +60,7 @@ def image_grid(
     columns: int | None = None,
     scale: int | None = None,
     known: Sequence[np.ndarray | None] | np.ndarray | None = None,
+    veil: tuple[int, int, int, int] = MASKED,
 ) -> Image.Image:
     """Images (N, H, W, C), or of several sizes, side by side in a transparent RGBA picture, row by row.
 
@@ -67,6 +69,7 @@ def image_grid(
         columns: images a row; by default the grid is about square.
         scale: every pixel becomes scale × scale; by default small images are enlarged to about 64 pixels.
         known: for every event, or None, where it is given (bool, its shape): elsewhere a veil is drawn.
+        veil: its colour, RGBA.
 
     Example:
         >>> image_grid(np.zeros((6, 8, 8, 1), int), levels=17, columns=3, scale=2).size
@@ -81,7 +84,7 @@ def image_grid(
     across, down = width * scale + GAP, height * scale + GAP
     grid = np.zeros((rows * down - GAP, columns * across - GAP, 4), np.uint8)
     for i, event in enumerate(events):
-        cell = with_alpha(event, levels, None if known is None else known[i])
+        cell = with_alpha(event, levels, None if known is None else known[i], veil)
         cell = cell.repeat(scale, axis=0).repeat(scale, axis=1)
         # a smaller image stands in the middle of its cell
         y = i // columns * down + (height * scale - cell.shape[0]) // 2
@@ -90,12 +93,14 @@ def image_grid(
     return Image.fromarray(grid)
 
 
-def with_alpha(event: np.ndarray, levels: int, known: np.ndarray | None) -> np.ndarray:
+def with_alpha(
+    event: np.ndarray, levels: int, known: np.ndarray | None, veil: tuple[int, int, int, int] = MASKED
+) -> np.ndarray:
     """An image as RGBA (H, W, 4), with a veil over the pixels of which nothing is known."""
     rgb = pixels(event, levels)
     cell = np.dstack([rgb, np.full(rgb.shape[:2], 255, np.uint8)])
     if known is not None:
-        cell[~np.asarray(known).any(axis=2)] = MASKED
+        cell[~np.asarray(known).any(axis=2)] = veil
     return cell
 
 
@@ -324,6 +329,38 @@ def image_rows(rows: Mapping[str, np.ndarray], levels: int, form: Form = svg) ->
             -8 / across, middle, plain(name), color=INK, ha="right", va="center", ma="right", size=8.5
         )
         y += sheet.height + gap
+    return form(figure)
+
+
+def image_columns(
+    groups: Mapping[str, np.ndarray],
+    levels: int,
+    known: Mapping[str, np.ndarray] | None = None,
+    form: Form = svg,
+) -> Any:
+    """Groups of columns of images (rows, n, H, W, C), each with its name above it, an SVG picture.
+
+    Args:
+        known: for some groups where their images are given (bool, H, W, C): elsewhere they are covered in colour.
+    """
+    from matplotlib.figure import Figure
+
+    sheets = {}
+    for name, events in groups.items():
+        count, columns, *event = events.shape
+        given = None if known is None or name not in known else [known[name]] * (count * columns)
+        sheets[name] = image_grid(events.reshape(-1, *event), levels, columns, known=given, veil=COVER)
+    gap, top = 14, 22  # pixels
+    across = sum(sheet.width + gap for sheet in sheets.values()) - gap
+    high = max(sheet.height for sheet in sheets.values()) + top
+    figure, x = Figure(figsize=(across / 100, high / 100)), 0
+    for name, sheet in sheets.items():
+        axes = figure.add_axes((x / across, 0, sheet.width / across, sheet.height / high))
+        axes.imshow(sheet.resize((2 * sheet.width, 2 * sheet.height), 0), interpolation="none")
+        axes.set_axis_off()
+        middle = (x + sheet.width / 2) / across
+        figure.text(middle, 1 - 6 / high, plain(name), color=INK, ha="center", va="top", size=9)
+        x += sheet.width + gap
     return form(figure)
 
 

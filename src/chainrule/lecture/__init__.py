@@ -1,7 +1,7 @@
 """`chainrule lecture NAME`: the figures of the lecture, each a short module that learns and draws its own.
 
 A module of the table has `SIZES`, a dict of options for each of "tiny" (tests), "laptop" (a first look, within a
-minute) and "paper", and
+minute, or ten where images are drawn pixel by pixel) and "paper", and
 
     draw(save, seed, **options) -> facts        save(name, image) keeps a picture as NAME.png
 
@@ -31,6 +31,10 @@ FIGURES = {
     "deep-reconstructions": "chainrule.lecture.deep_reconstructions",
     "digits-map": "chainrule.lecture.digits_map",
     "code-traversals": "chainrule.lecture.code_traversals",
+    "receptive-fields": "chainrule.lecture.receptive_fields",
+    "occlusions": "chainrule.lecture.occlusions",
+    "class-samples": "chainrule.lecture.class_samples",
+    "next-pixel": "chainrule.lecture.next_pixel",
 }
 FACTS = "facts.json"
 
