@@ -416,3 +416,10 @@ def test_the_real_photographs_give_edges(real_data, monkeypatch, tmp_path):
     atoms, unlearned = (fit_gabors(sparse_gabors.as_pictures(x)) for x in (code.components_, rows[:100]))
     assert sparse_gabors.share(atoms) > 0.6
     assert sparse_gabors.share(unlearned) < 0.2  # the fit alone does not make edges
+
+
+def test_a_listener_hears_how_far_a_training_is(tmp_path):
+    heard = []
+    lecture("class-samples", tmp_path, "tiny", listen=lambda *told: heard.append(told))
+    steps = pixelwise.SIZES["tiny"]["steps"]
+    assert heard == [("gated-pixelcnn of digits", done, steps) for done in range(1, steps + 1)]

@@ -445,7 +445,7 @@ def lecture(
     out: Annotated[
         Path | None, typer.Option("-o", "--out", metavar="DIR", help="By default lecture/NAME.")
     ] = None,
-    size: Annotated[str, typer.Option(help="tiny, laptop (a minute at most) or paper.")] = "laptop",
+    size: Annotated[str, typer.Option(help="tiny, laptop (seconds to ten minutes) or paper.")] = "laptop",
     seed: Seed = 0,
     threads: Threads = 0,
     json_: Json = False,
@@ -459,7 +459,9 @@ def lecture(
     use_threads(threads)
     from chainrule.lecture import lecture as draw
 
-    console.figure(draw(name, out, size, seed), json_)
+    with console.steps() as show:
+        facts = draw(name, out, size, seed, show)
+    console.figure(facts, json_)
 
 
 @app.command()

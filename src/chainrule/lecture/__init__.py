@@ -15,6 +15,8 @@ import ast
 import importlib
 import json
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -53,8 +55,16 @@ def about(dotted: str) -> str:
     return (ast.get_docstring(tree) or "").split("\n")[0]
 
 
-def lecture(name: str, out: str | Path | None = None, size: str = "laptop", seed: int = 0) -> dict[str, Any]:
+def lecture(
+    name: str,
+    out: str | Path | None = None,
+    size: str = "laptop",
+    seed: int = 0,
+    listen: Callable[[str, int, int], None] | None = None,
+) -> dict[str, Any]:
     """Learn and draw the figure `name`: PNG files and facts.json in `out`, by default lecture/NAME.
+
+    `listen` is told of every training what it learns, the steps done, and of how many.
 
     Returns:
         The facts: what was reached, the options, the seconds and the files.
@@ -75,10 +85,24 @@ def lecture(name: str, out: str | Path | None = None, size: str = "laptop", seed
         files.append(str(folder / f"{stem}.png"))
         written(folder, f"{stem}.png", png(image))
 
-    facts = module.draw(save, seed, **module.SIZES[size])
+    with told(listen):
+        facts = module.draw(save, seed, **module.SIZES[size])
     facts |= {"size": size, "seed": seed, **module.SIZES[size], "seconds": time.perf_counter() - began}
     written(folder, FACTS, (json.dumps(facts, indent=1, ensure_ascii=False) + "\n").encode())
     return {**facts, "files": [*files, str(folder / FACTS)]}
+
+
+@contextmanager
+def told(listen: Callable[[str, int, int], None] | None) -> Iterator[None]:
+    """Within, trainings of figures tell `listen`."""
+    from chainrule.lecture.learning import LISTENER
+
+    token = LISTENER.set(listen) if listen is not None else None
+    try:
+        yield
+    finally:
+        if token is not None:
+            LISTENER.reset(token)
 
 
 def written(folder: Path, name: str, content: bytes) -> None:

@@ -1,7 +1,9 @@
-"""What the figures of autoencoders share: images of 0 to 1, learning for so many steps, and what is lost."""
+"""What figures share: learning for so many steps, and for autoencoders images of 0 to 1 and what is lost."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
@@ -9,6 +11,17 @@ import numpy as np
 from chainrule.data import load
 from chainrule.model import Code
 from chainrule.train import Plan
+
+# show(what, steps done, of how many): whoever draws a figure hears here how far its trainings are
+Show = Callable[[str, int, int], None]
+LISTENER: ContextVar[Show] = ContextVar("LISTENER", default=lambda what, done, total: None)
+
+
+def run(learner: Iterable, what: str, steps: int) -> None:
+    """To the end, telling the listener."""
+    show = LISTENER.get()
+    for done, _ in enumerate(learner, start=1):
+        show(what, done, steps)
 
 
 def images(name: str, split: str = "train") -> np.ndarray:
@@ -27,8 +40,7 @@ def classes(name: str, split: str = "train") -> np.ndarray:
 def learned(code: Any, x: np.ndarray, steps: int) -> Any:
     """A code that learns in steps, learned from x (n, *event) within so many of them."""
     learner = code.learner(x, Plan(steps=steps))
-    for _ in learner:
-        pass
+    run(learner, type(code).__name__, steps)
     return code.learned(learner)
 
 

@@ -17,6 +17,7 @@ from chainrule.data import load
 from chainrule.data.patches import random_patches
 from chainrule.layers.gabor import GaborFits
 from chainrule.layers.lasso import objective
+from chainrule.lecture.learning import run
 from chainrule.train import Plan
 
 BORDER = 8  # pixels cut off on each side: the filter takes an image as one period, and its borders meet
@@ -55,8 +56,7 @@ def learned(rows: np.ndarray, atoms: int, penalty: float, steps: int, seed: int)
     """A dictionary learned online from rows (n, d) within so many steps."""
     code = SparseCoding(atoms, penalty=penalty, random_state=seed)
     learner = code.learner(rows, Plan(steps=steps, seed=seed))
-    for _ in learner:
-        pass
+    run(learner, f"{atoms} atoms", steps)
     return code.learned(learner)
 
 

@@ -9,6 +9,7 @@ import torch
 
 from chainrule import store
 from chainrule.data import batches, load
+from chainrule.lecture.learning import run
 from chainrule.model import Chain
 from chainrule.models import TABLE
 from chainrule.train import Plan, Training
@@ -36,8 +37,7 @@ def learned(data: str, width: int, layers: int, steps: int, seed: int) -> Chain:
         return torch.from_numpy(x), torch.from_numpy(np.asarray(context))
 
     training = Training(chain, batch_at, Plan(steps=steps, lr=RATE, seed=seed))
-    for _ in training:
-        pass
+    run(training, f"{MODEL} of {data}", steps)
     chain.load_state_dict(training.averaged())
     return chain.eval()
 
