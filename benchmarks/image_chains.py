@@ -73,8 +73,6 @@ CHAINS = ("fvbn", "nade", "made", "ride", "pixelcnn", "row-lstm", "diagonal-bils
 CLOCKS = {"wall": "perf_counter", "processor": "process_time"}
 LANES = (64, 1)
 OWN_STEPS = 8  # of a chain without a program that are timed
-Clock = Callable[[], float]
-CLOCKS: dict[str, Clock] = {"wall": time.perf_counter, "processor": time.process_time}
 AT_ONCE = 32  # test images of a peer: more are slower
 
 
@@ -214,16 +212,14 @@ def chain_row(name: str, options: argparse.Namespace) -> Row:
     row |= {"images_per_s": trained["steps"] * batch / trained["seconds"], "batch": batch}
     row |= {"steps": trained["steps"], "cores": share}
     for lanes in LANES:
-        row[f"us_{lanes}"] = 1e6 * step_seconds(chain, program, test.x[0].shape, lanes, CLOCKS[options.clock])
+        row[f"us_{lanes}"] = 1e6 * step_seconds(chain, program, test.x[0].shape, lanes)
     return row | {"program": "no" if program is None else "yes"}
 
 
-def step_seconds(
-    chain: Chain, program: Program | None, event: tuple[int, ...], lanes: int, clock: Clock
-) -> float:
+def step_seconds(chain: Chain, program: Program | None, event: tuple[int, ...], lanes: int) -> float:
     """Seconds of sampling one symbol of one lane, so many lanes at a time."""
     if program is None:
-        return own_step_seconds(chain, event, lanes, clock)
+        return own_step_seconds(chain, event, lanes)
     run, count = Strict(program, event, lanes), int(np.prod(event))
     symbols, known = np.zeros((lanes, count), np.int64), np.zeros(count, bool)
     uniforms = 1 - np.random.default_rng(0).random((lanes, count))
@@ -232,10 +228,10 @@ def step_seconds(
         run.t, run.memory[:] = 0, 0
         run.fill(symbols, known, uniforms)
 
-    return in_turn({"fill": fill}, runs=5, least=0.1, clock=clock)["fill"] / symbols.size
+    return in_turn({"fill": fill}, runs=5, least=0.1)["fill"] / symbols.size
 
 
-def own_step_seconds(chain: Chain, event: tuple[int, ...], lanes: int, clock: Clock) -> float:
+def own_step_seconds(chain: Chain, event: tuple[int, ...], lanes: int) -> float:
     """`step_seconds` of a chain without a program."""
     half, few = torch.full((lanes,), 0.5), min(OWN_STEPS, int(np.prod(event)))
 
@@ -300,12 +296,7 @@ def peer_row(name: str, options: argparse.Namespace) -> Row:
     row |= {"steps": training.step, "cores": share}
     passes = 1 if setting.model == "NADE" else int(np.prod(event))  # of the peer's own `sample`
     for lanes in LANES:
-        row[f"us_{lanes}"] = (
-            1e6
-            * pass_seconds(model, event, lanes, CLOCKS[options.clock])
-            * passes
-            / (lanes * int(np.prod(event)))
-        )
+        row[f"us_{lanes}"] = 1e6 * pass_seconds(model, event, lanes) * passes / (lanes * int(np.prod(event)))
     return row | {"program": "no"}
 
 
@@ -344,11 +335,11 @@ def mean_nats(model: Likelihood, test: Dataset) -> float:
     return float(torch.cat([model.nats(part).double() for part in x.split(AT_ONCE)]).mean())
 
 
-def pass_seconds(model: Likelihood, event: tuple[int, ...], lanes: int, clock: Clock) -> float:
+def pass_seconds(model: Likelihood, event: tuple[int, ...], lanes: int) -> float:
     """The median seconds of a full pass."""
     x = torch.zeros(lanes, *event)
     with torch.no_grad():
-        return in_turn({"pass": lambda: model.nats(x)}, runs=5, clock=clock)["pass"]
+        return in_turn({"pass": lambda: model.nats(x)}, runs=5)["pass"]
 
 
 if __name__ == "__main__":

@@ -12,11 +12,7 @@ Row = dict[str, Any]
 
 
 def in_turn(
-    sides: Mapping[str, Callable[[], object]],
-    runs: int,
-    least: float = 0.0,
-    warm: bool = True,
-    clock: Callable[[], float] = time.perf_counter,
+    sides: Mapping[str, Callable[[], object]], runs: int, least: float = 0.0, warm: bool = True
 ) -> dict[str, float]:
     """The median seconds of every side: all are run in turn, `runs` times, after one time to warm up.
 
@@ -27,11 +23,11 @@ def in_turn(
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(runs):
         for name, side in sides.items():
-            began, times = clock(), 0
-            while not times or clock() - began < least:
+            began, times = time.perf_counter(), 0
+            while not times or time.perf_counter() - began < least:
                 side()
                 times += 1
-            seconds[name].append((clock() - began) / times)
+            seconds[name].append((time.perf_counter() - began) / times)
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 

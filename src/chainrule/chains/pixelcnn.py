@@ -47,7 +47,7 @@ class PixelCNN(Chain):
     }
     KINDS = ("image",)
     AXES = "grid"
-    TRAINING = {"batch": 16, "lr": 3e-3}
+    TRAINING = {"batch": 16, "lr": 3e-3, "bfloat16": True}
 
     def __init__(
         self,
