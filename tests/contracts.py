@@ -143,14 +143,20 @@ def check_extremes(chain, event, factor=1e4, sample=sample):
 
 
 def check_smallest(chain, event, sample=sample):
-    """An event of no symbols is drawn and has probability 1; one of one symbol is as good as any other."""
-    empty = (0, *event[1:])
-    drawn = torch.from_numpy(sample(chain, 3, empty, mixed(chain, 3)))
-    assert drawn.shape == (3, *empty)
-    with torch.no_grad():
-        assert chain.log_prob(drawn, mixed(chain, 3)).tolist() == [0, 0, 0]
+    """An event of no symbols is drawn and has probability 1; one of one symbol is as good as any other.
+
+    A chain over events of one fixed shape has no empty ones; of one symbol it is built anew.
+    """
+    if chain.event is None:
+        empty = (0, *event[1:])
+        drawn = torch.from_numpy(sample(chain, 3, empty, mixed(chain, 3)))
+        assert drawn.shape == (3, *empty)
+        with torch.no_grad():
+            assert chain.log_prob(drawn, mixed(chain, 3)).tolist() == [0, 0, 0]
     assert sample(chain, 0, event, mixed(chain, 0)).shape == (0, *event)
     one = (*([1] * (len(event) - 1)), event[-1]) if len(event) == 3 else (1,) * len(event)
+    if chain.event is not None:
+        chain = randomised(type(chain)(**{**chain.args, "event": one}), one)
     check_sums_to_one(chain, one)
     check_walk(chain, one)
 

@@ -2,6 +2,9 @@
 
 CHAINS = {
     "uniform": "chainrule.chains.uniform:Uniform",
+    "fvbn": "chainrule.chains.fvbn:FVBN",
+    "nade": "chainrule.chains.nade:NADE",
+    "made": "chainrule.chains.made:MADE",
     "ride": "chainrule.chains.ride:RIDE",
     "row-lstm": "chainrule.chains.row_lstm:RowLSTM",
     "diagonal-bilstm": "chainrule.chains.diagonal_bilstm:DiagonalBiLSTM",
