@@ -57,7 +57,7 @@ class MADE(Chain):
         "paper": {"hidden": 8000, "layers": 2, "stripes": 1},
     }
     KINDS = ("image", "array")
-    TRAINING = {"batch": 128, "lr": 5e-3, "bfloat16": True}
+    TRAINING = {"batch": 256, "lr": 5e-3, "bfloat16": True}
 
     stairs: Any
 
