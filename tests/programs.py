@@ -14,7 +14,7 @@ KINDS = (
     *ONE,
     *("dense", "dense onto", "embed", "embed onto", "levels", "position", "select", "add", "multiply"),
     *("gate", "norm", "attend", "concat", "constant", "class", "features", "lstm", "mlstm", "memory", "part"),
-    *("copy", "constant here", "dense here onto", "here", "total"),
+    *("copy", "constant here", "dense here onto", "here", "total", "logistics", "logistic of"),
 )
 # of an LSTM: its clock, and where the earlier hidden state and the earlier cell are (rows, columns), or carried
 STATES = [("pixel",), ("pixel", (0, -1), (0, -1)), ("pixel", (-1, 1), (-1, 0))]
@@ -98,6 +98,8 @@ class Writer:
             return self.mlstm(n)
         if kind == "attend":
             return self.attend(n)
+        if kind in ("logistics", "logistic of"):
+            return self.logistic(kind, clock)
         if kind in ("constant here", "dense here onto", "here", "total"):
             clock = "pixel" if clock in EARLY else clock
             return self.of_the_pixel(kind, n, clock, when | {"clock": clock})
@@ -153,6 +155,23 @@ class Writer:
             return None
         logits = self.resized(self.reading(clock), self.p.symbols, **when)
         return self.p.copy(logits, self.resized(self.reading(clock), len(places), **when), places, **when)
+
+    def logistic(self, kind, clock):
+        """A mixture of logistics, or what its parts make of a symbol; their scales may be extreme."""
+        clock, count = "pixel" if clock in EARLY else clock, self.number(1, 3)
+        three = self.resized(self.reading(clock), 3 * count, clock)
+        spread = self.p.constant(np.full(3 * count, self.rng.choice([1.0, 9.0])))
+        three = self.p.multiply(three, spread, clock=clock)
+        channel = self.number(0, self.p.channels - 1)
+        if kind == "logistic of" and not symbol_is_known(clock, 0, 0, 0, channel):
+            return None
+        when = {"clock": clock}
+        made = (
+            self.p.logistics(three, **when)
+            if kind == "logistics"
+            else self.p.logistic_of(three, channel, **when)
+        )
+        return self.p.pointwise("tanh", made, **when)
 
     def of_the_pixel(self, kind, n, clock, when):
         """The operations whose weights, or what they read, belong to the pixel; a running sum of them."""

@@ -78,6 +78,47 @@ def ride(m, options, event):
     return m
 
 
+def above(m):
+    """The 2 × 3 taps of the stream of rows."""
+    return np.any([shifted(m, r, c) for r in (-1, 0) for c in (-1, 0, 1)], 0)
+
+
+def corner(m):
+    """The 2 × 2 taps of the stream of pixels to the left."""
+    return np.any([shifted(m, r, c) for r in (-1, 0) for c in (-1, 0)], 0)
+
+
+def pixelcnn_pp(chain, event):
+    """Two streams, first down to a quarter of the sides and then up again (Salimans et al. 2017, figure 2)."""
+    layers, image = chain.args["layers"], pixels(event)
+    u = shifted(above(image), -1, 0)
+    left = (
+        np.any([shifted(image, -1, c) for c in (-1, 0, 1)], 0)
+        | shifted(image, -1, -1)
+        | shifted(image, 0, -1)
+    )
+
+    def layer(u, left, kept=(False, False)):
+        u = u | above(above(u) | kept[0])
+        return u, left | corner(corner(left) | u | kept[1])
+
+    kept = [(u, left)]
+    for scale in range(3):
+        if scale:
+            kept.append((above(kept[-1][0])[::2, ::2], corner(kept[-1][1])[::2, ::2]))
+        for _ in range(layers):
+            kept.append(layer(*kept[-1]))
+    u, left = kept.pop()
+    for scale in range(3):
+        if scale:
+            r, c = np.indices(kept[-1][0].shape[:2])
+            wide = np.pad(u, ((0, 0), (0, 1), (0, 0)))  # an odd column is also made of the next coarse one
+            u, left = wide[r // 2, c // 2] | wide[r // 2, (c + 1) // 2], left[r // 2, c // 2]
+        for _ in range(layers + (scale > 0)):
+            u, left = layer(u, left, kept.pop())
+    return with_channels(left, event)
+
+
 def with_channels(m, event):
     """(N, N) bool: a conditional knows all channels of the pixels that m knows, and those before it of its own."""
     channels = event[2]
@@ -102,4 +143,5 @@ REACH = {
     "row-lstm": reach(row_lstm),
     "diagonal-bilstm": reach(diagonal_bilstm),
     "ride": reach(ride),
+    "pixelcnn-pp": pixelcnn_pp,
 }

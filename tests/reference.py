@@ -44,6 +44,37 @@ def gelu32(z):
     return z * sigmoid32(F(1.5957691216) * (z + F(0.044715) * ((z * z) * z)))
 
 
+def log32(x):
+    """Cephes' logf, an IEEE operation at a time."""
+    m, e = np.frexp(x)  # x = m 2^e, ½ <= m < 1
+    m, e = (m + m).astype(F), e - 1
+    large = m > F(1.41421356)
+    m, e = np.where(large, m * F(0.5), m), np.where(large, e + 1, e).astype(F)
+    f = m - F(1)
+    z, p = f * f, F(7.0376836292e-2)
+    for c in (-1.1514610310e-1, 1.1676998740e-1, -1.2420140846e-1, 1.4249322787e-1, -1.6668057665e-1,
+              2.0000714765e-1, -2.4999993993e-1, 3.3333331174e-1):  # fmt: skip
+        p = p * f + F(c)
+    return f + ((p * f * z + e * F(-2.12194440e-4)) - F(0.5) * z) + e * F(0.693359375)
+
+
+def softplus32(x):
+    return np.maximum(x, F(0)) + log32(F(1) + exp32(-abs(x)))
+
+
+def log_one_less32(d):
+    p = F(1)
+    for n in (7, 6, 5, 4, 3):
+        p = F(1) - d / F(n) * p
+    return log32(np.where(d < F(0.5), d * (F(1) - d * F(0.5) * p), F(1) - exp32(-d)))
+
+
+def log_add32(x, y):
+    high, low = np.maximum(x, y), np.minimum(x, y)
+    with np.errstate(invalid="ignore"):
+        return high + log32(F(1) + exp32(low - high))
+
+
 def in_order(terms):
     """The sum of an array's columns one after another, as a column."""
     total = np.zeros_like(terms[:, :1])
@@ -65,8 +96,9 @@ def dot32(x, y):
 
 
 SINGLE = SimpleNamespace(
-    dtype=F, exp=exp32, sigmoid=sigmoid32, tanh=tanh32, gated=gated32, gelu=gelu32, dot=dot32
-)
+    dtype=F, exp=exp32, sigmoid=sigmoid32, tanh=tanh32, gated=gated32, gelu=gelu32, dot=dot32,
+    softplus=softplus32, log_one_less=log_one_less32, log_add=log_add32,
+)  # fmt: skip
 DOUBLE = SimpleNamespace(
     dtype=np.float64,
     exp=np.exp,
@@ -75,6 +107,9 @@ DOUBLE = SimpleNamespace(
     gated=lambda f, g: np.tanh(f) * special.expit(g),
     gelu=lambda x: 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))),
     dot=np.dot,
+    softplus=lambda x: np.logaddexp(0, x),
+    log_one_less=lambda d: np.log(-np.expm1(-d)),
+    log_add=np.logaddexp,
 )
 
 
@@ -184,6 +219,10 @@ class Reference:
             for i in range(x.shape[1]):
                 y = y + x[:, i : i + 1] * w[0][first + i]
             return y
+        if op.kind == "logistics":
+            return self.logistics(x[0])
+        if op.kind == "logistic of":
+            return self.logistic_of(x[0], self.symbols[:, pixel * self.C + op.numbers[0]])
         if op.kind in ("embed", "embed onto"):
             return (x[0] if x else m.dtype(0)) + self.look_up(op, w[0], f, r, c)
         if op.kind == "copy onto":
@@ -223,6 +262,29 @@ class Reference:
             "cell": lambda: m.sigmoid(quarters[1]) * x[1] + m.gated(quarters[2], quarters[0]),
             "hidden": lambda: m.gated(x[1], quarters[3]),
         }[op.kind]()
+
+    def logistics(self, x):
+        """One logistic after another."""
+        found = np.full((self.lanes, self.p.symbols), -np.inf, self.math.dtype)
+        for k in range(self.p.symbols):
+            masses = self.logistic_of(x, np.full(self.lanes, k))
+            for j in range(masses.shape[1]):
+                found[:, k] = self.math.log_add(found[:, k], masses[:, j])
+        return found
+
+    def logistic_of(self, x, k):
+        """Log weight plus log mass of the levels k (lanes,) under each logistic."""
+        m, most = self.math, self.p.symbols - 1
+        if (k < 0).any():
+            raise TooEarly("logistic of")
+        (w, mean, scale), k = np.split(x, 3, 1), k[:, None]
+        step, steep = m.dtype(1) / m.dtype(max(most, 1)), m.exp(-np.clip(scale, m.dtype(-7), m.dtype(7)))
+        edges = (((2 * k + side).astype(m.dtype) * step - m.dtype(1) - mean) * steep for side in (1, -1))
+        a, b = edges
+        gap, above, below = m.log_one_less((step + step) * steep), m.softplus(-a), m.softplus(b)
+        zero = m.dtype(0)
+        gap = np.where((k > 0) & (k < most), gap, zero)
+        return w + ((gap - np.where(k < most, above, zero)) - np.where(k > 0, below, zero))
 
     def look_up(self, op, table, f, r, c):
         frames, rows, columns, channel, outside = op.numbers

@@ -796,9 +796,7 @@ def test_a_gated_pixelcnn_with_confused_channels_is_caught(monkeypatch, event):
     check_causality(chain, event, sees)
     with monkeypatch.context() as damaged:
         forward = pixels.ChannelHead.forward
-        damaged.setattr(
-            pixels.ChannelHead, "forward", lambda self, h, x: forward(self, h, x.flip(-1))
-        )
+        damaged.setattr(pixels.ChannelHead, "forward", lambda self, h, x: forward(self, h, x.flip(-1)))
         with pytest.raises(AssertionError, match="leaks into"):
             check_causality(chain, event, sees)
     with torch.no_grad():

@@ -10,5 +10,6 @@ CHAINS = {
     "diagonal-bilstm": "chainrule.chains.diagonal_bilstm:DiagonalBiLSTM",
     "pixelcnn": "chainrule.chains.pixelcnn:PixelCNN",
     "gated-pixelcnn": "chainrule.chains.gated_pixelcnn:GatedPixelCNN",
+    "pixelcnn-pp": "chainrule.chains.pixelcnn_pp:PixelCNNpp",
     "char-lstm": "chainrule.chains.char_lstm:CharLSTM",
 }

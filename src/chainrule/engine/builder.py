@@ -194,6 +194,14 @@ class Builder:
         """tanh(f) σ(g) of the halves f, g of x."""
         return self._op("gate", x.width // 2, (x,), **when)
 
+    def logistics(self, x: Handle, **when: Any) -> Handle:
+        """The logits (K,) of a mixture of discretised logistics: x is their log weights, means and log scales."""
+        return self._op("logistics", self.symbols, (x,), **when)
+
+    def logistic_of(self, x: Handle, channel: int, **when: Any) -> Handle:
+        """The log weights and, added, the log mass that each logistic of x gives the symbol of a channel."""
+        return self._op("logistic of", x.width // 3, (x,), (), (channel,), **when)
+
     def norm(self, x: Handle, weight: Any, bias: Any, **when: Any) -> Handle:
         """Layer normalisation."""
         return self._op("norm", x.width, (x,), [weight, bias], **when)

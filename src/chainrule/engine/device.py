@@ -33,6 +33,22 @@ def hidden(x: Tensor, c: Tensor) -> Tensor:
     return x.chunk(4, -1)[3].sigmoid() * c.tanh()
 
 
+def log_mass(k: Tensor, mean: Tensor, scale: Tensor, symbols: int) -> Tensor:
+    """log of the mass of level k of K under a logistic, `scale` its log scale (taken within -7..7).
+
+    Levels lie at 2 k / (K - 1) - 1, their edges in the middle; what lies beyond the outermost edges belongs to the
+    outermost levels (Salimans et al. 2017, equation 2). With a and b the edges of a level, less the mean and divided by
+    the scale, σ(a) - σ(b) = σ(a) σ(-b) (1 - e^(b - a)): as a sum of logarithms it is exact for any parameters.
+    """
+    most = symbols - 1
+    steep = torch.exp(-scale.clamp(-7, 7))
+    a, b = (((2 * k + side).to(mean) / max(most, 1) - 1 - mean) * steep for side in (1, -1))
+    above = torch.where(k < most, torch.logaddexp(-a, torch.zeros_like(a)), 0)  # F.softplus cuts off at 20
+    below = torch.where(k > 0, torch.logaddexp(b, torch.zeros_like(b)), 0)
+    gap = torch.where((k > 0) & (k < most), torch.log(-torch.expm1(-2 / max(most, 1) * steep)), 0)
+    return gap - above - below
+
+
 PLAIN: dict[str, Callable[..., Tensor]] = {
     "concat": lambda *x: torch.cat(x, -1),
     "add": torch.add,
@@ -173,6 +189,8 @@ class Device:
             return self._copy(op, x[0], x[1], frame, row, column)
         if op.kind == "norm":
             return F.layer_norm(x[0], x[0].shape[-1:], w[0], w[1], 1e-5)
+        if op.kind == "logistics":
+            return self._masses(x[0], torch.arange(self.program.symbols)).logsumexp(1)
         if op.kind == "constant":
             return w[0]
         if op.kind == "class":
@@ -181,6 +199,9 @@ class Device:
             return self._embed(op, w[0], frame, row, column) + (x[0] if x else 0)
         if op.kind == "features":
             return self.features[:, pixel]
+        if op.kind == "logistic of":
+            symbol = self.symbols[:, pixel * self.program.channels + op.numbers[0]]
+            return self._masses(x[0], symbol[:, None])[..., 0]
         if op.kind == "levels":
             c = self.program.channels
             return self.symbols[:, pixel * c : (pixel + 1) * c] * w[0][0] + w[0][1]
@@ -188,6 +209,12 @@ class Device:
             2 * at / max(count - 1, 1) - 1 for at, count in zip((row, column), self.dims[1:], strict=True)
         ]
         return torch.tensor(places, dtype=torch.float64).to(self.values[op.output])
+
+    def _masses(self, x: Tensor, levels: Tensor) -> Tensor:
+        """Log weights plus log masses (lanes, J, levels) of logistics x (lanes, 3 J)."""
+        w, means, scales = x.chunk(3, 1)
+        levels = levels.to(x.device).expand(len(x), -1)[:, None]
+        return w[..., None] + log_mass(levels, means[..., None], scales[..., None], self.program.symbols)
 
     def _embed(self, op: Op, table: Tensor, frame: int, row: int, column: int) -> Tensor:
         f, r, c, channel, outside = op.numbers

@@ -27,6 +27,12 @@ P0, P1, P2 = F(1.9875691500e-4), F(1.3981999507e-3), F(8.3334519073e-3)
 P3, P4, P5 = F(4.1665795894e-2), F(1.6666665459e-1), F(5.0000001201e-1)
 LOWEST, HIGHEST = F(-87.0), F(88.0)  # e^x is a normal number in between
 FLAT = F(20.0)  # beyond it tanh and σ are constant in what follows
+# log(1 + f) = f - f²/2 + f³ (Q0 f⁸ + ... + Q8) for √½ <= 1 + f <= √2 (Cephes, logf)
+ROOT, MANTISSA, EXPONENT_0 = F(1.41421356), np.int32(0x007FFFFF), np.int32(0x3F800000)
+Q0, Q1, Q2 = F(7.0376836292e-2), F(-1.1514610310e-1), F(1.1676998740e-1)
+Q3, Q4, Q5 = F(-1.2420140846e-1), F(1.4249322787e-1), F(-1.6668057665e-1)
+Q6, Q7, Q8 = F(2.0000714765e-1), F(-2.4999993993e-1), F(3.3333331174e-1)
+WIDEST = F(7.0)  # the log scale of a logistic is taken within -7..7
 GELU, CUBE, TINY = F(1.5957691216), F(0.044715), F(1e-5)
 
 FILL, COPY, DENSE, EMBED, CLASS = (CODES[k] for k in ("fill", "copy", "dense", "embed", "class"))
@@ -35,6 +41,7 @@ ADD, MULTIPLY, RELU, ELU, TANH = (CODES[k] for k in ("add", "multiply", "relu", 
 SIGMOID, EXP, GELU_, GATE = (CODES[k] for k in ("sigmoid", "exp", "gelu", "gate"))
 CELL, HIDDEN, NORM, ATTEND, POINT = (CODES[k] for k in ("cell", "hidden", "norm", "attend", "point"))
 FILL_HERE, COPY_HERE, DENSE_HERE = (CODES[k] for k in ("fill here", "copy here", "dense here"))
+LOGISTICS, LOGISTIC_OF = CODES["logistics"], CODES["logistic of"]
 ONCE, FRAME, BACK, ROW, PIXEL, CHANNEL = range(6)  # the clocks; then one more a channel, and "done"
 FRAMES, ROWS, COLUMNS, CHANNELS, SYMBOLS, LANES, SIZE = range(7)  # Tables.dims
 
@@ -73,6 +80,41 @@ def gated(f, g):
     g = g if g > -(FLAT + FLAT) else -(FLAT + FLAT)
     a, b = exp(-(f + f)), exp(-g)
     return (ONE - a) / ((ONE + a) * (ONE + b))
+
+
+@inlined
+def log(x):
+    """log x of a normal number to 1e-7."""
+    bits = bits_of_single(x)
+    m = single_of_bits((bits & MANTISSA) | EXPONENT_0)  # 1..2
+    e = F((bits >> np.int32(23)) - np.int32(127))
+    large = m > ROOT
+    m, e = m * HALF if large else m, e + ONE if large else e
+    f = m - ONE
+    z = f * f
+    p = (((((((Q0 * f + Q1) * f + Q2) * f + Q3) * f + Q4) * f + Q5) * f + Q6) * f + Q7) * f + Q8
+    return f + ((p * f * z + e * LN2_LOW) - HALF * z) + e * LN2_HIGH
+
+
+@inlined
+def softplus(x):
+    """log(1 + e^x)."""
+    size = x if x > ZERO else -x
+    return (x if x > ZERO else ZERO) + log(ONE + exp(-size))
+
+
+@inlined
+def log_add(x, y):
+    """log(e^x + e^y)."""
+    high, low = (x, y) if x > y else (y, x)
+    return high + log(ONE + exp(low - high))
+
+
+@inlined
+def log_one_less(d):
+    """log(1 - e^-d) for d > 0, by a series where the difference would cancel."""
+    p = ONE - d / F(3) * (ONE - d / F(4) * (ONE - d / F(5) * (ONE - d / F(6) * (ONE - d / F(7)))))
+    return log(d * (ONE - d * HALF * p) if d < HALF else ONE - exp(-d))
 
 
 # Compiled code takes part of an array as a view, and counts its users: too slow for 32 numbers. So these work on
@@ -164,6 +206,53 @@ def normalise(memory, weights, x, y, n, w, b):
     scale = ONE / np.sqrt(variance / F(n) + TINY)
     for i in range(U(n)):
         memory[y + i] = ((memory[x + i] - mean) * scale) * weights[w + i] + weights[b + i]
+
+
+@inlined
+def logistic(memory, x, j, count, step):
+    """Log weight, mean, 1/scale, and log(1 - e^-width) of the j-th of `count` logistics, width that of a level."""
+    scale = memory[x + count + count + j]
+    scale = scale if scale > -WIDEST else -WIDEST
+    scale = scale if scale < WIDEST else WIDEST
+    steep = exp(-scale)
+    return memory[x + j], memory[x + count + j], steep, log_one_less((step + step) * steep)
+
+
+@inlined
+def log_mass(k, most, mean, steep, gap, step):
+    """The log of the mass of level k of 0..most under a logistic: σ(a) - σ(b), a and b at the level's two edges."""
+    a = (F(k + k + 1) * step - ONE - mean) * steep
+    b = (F(k + k - 1) * step - ONE - mean) * steep
+    above = (
+        softplus(-a) if k < most else ZERO
+    )  # -log σ(a); everything above the last edge belongs to the last level
+    below = softplus(b) if k > 0 else ZERO
+    return (gap if k > 0 and k < most else ZERO) - above - below
+
+
+@called
+def logistics(memory, x, y, count, levels):
+    """y[k] = log Σ_j e^(w_j) · mass of level k under logistic j; the sum in order."""
+    most, step = levels - 1, ONE / F(max(levels - 1, 1))
+    for k in range(levels):
+        memory[y + k] = F(-np.inf)
+    for j in range(count):
+        w, mean, steep, gap = logistic(memory, x, j, count, step)
+        for k in range(0, levels, max(most, 1)):  # the ends; the others are computed side by side
+            memory[y + k] = log_add(memory[y + k], w + log_mass(k, most, mean, steep, gap, step))
+        for k in range(1, most):
+            a = (F(k + k + 1) * step - ONE - mean) * steep
+            b = (F(k + k - 1) * step - ONE - mean) * steep
+            memory[y + k] = log_add(memory[y + k], w + ((gap - softplus(-a)) - softplus(b)))
+
+
+@called
+def logistic_of(memory, x, y, count, levels, k):
+    """y[j] = w_j + the log of the mass of level k under logistic j."""
+    step = ONE / F(max(levels - 1, 1))
+    for j in range(count):
+        w, mean, steep, gap = logistic(memory, x, j, count, step)
+        memory[y + j] = w + log_mass(k, levels - 1, mean, steep, gap, step)
 
 
 @inlined
@@ -334,6 +423,11 @@ def run_rare(
         to = y + i * ldy
         if kind == NORM:
             normalise(memory, weights, x + i * ldx, to, n, w, b)
+        elif kind == LOGISTICS:
+            logistics(memory, x + i * ldx, to, ops[o, at.K], n)
+        elif kind == LOGISTIC_OF:
+            k = np.int64(context.symbols[lane + i, pixel * dims[CHANNELS] + ops[o, at.D]])
+            logistic_of(memory, x + i * ldx, to, n, dims[SYMBOLS], k)
         elif kind == LEVELS:
             for c in range(n):
                 level = F(context.symbols[lane + i, pixel * dims[CHANNELS] + c])

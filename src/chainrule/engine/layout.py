@@ -23,7 +23,7 @@ LIMIT = 1 << 30  # numbers of float32 that the values of all lanes may take: 4 G
 KINDS = (
     "fill", "copy", "dense", "embed", "class", "levels", "position", "features", "select", "add", "multiply",
     "relu", "elu", "tanh", "sigmoid", "exp", "gelu", "gate", "cell", "hidden", "norm", "attend", "point",
-    "fill here", "copy here", "dense here",
+    "fill here", "copy here", "dense here", "logistics", "logistic of",
 )  # fmt: skip
 CODES = {kind: code for code, kind in enumerate(KINDS)}
 
@@ -200,7 +200,16 @@ class Lowering:
     def is_whole(self, kind: str, reads: list[Read]) -> int:
         """Whether an operation can do a row in one go: all its reads advance by one place a column."""
         stores = [self.stores[read.value] for read in reads]
-        plain = kind not in ("embed", "point", "levels", "position", "features", "select", "attend")
+        plain = kind not in (
+            "embed",
+            "point",
+            "levels",
+            "position",
+            "features",
+            "select",
+            "attend",
+            "logistic of",
+        )
         return int(plain and all(s.half == 0 and s.mask == -1 and s.columns > 1 for s in stores))
 
     def lower(self, op: Op) -> None:
@@ -228,6 +237,10 @@ class Lowering:
             for j, (rows, columns, channel) in enumerate(zip(*[iter(op.numbers)] * 3, strict=True)):
                 gate = replace(op.reads[1], first=op.reads[1].first + j, width=1)
                 self.emit("point", out, [gate], b=rows, c=columns, d=channel)
+        elif op.kind == "logistics":
+            self.emit("logistics", out, op.reads, k=op.reads[0].width // 3)
+        elif op.kind == "logistic of":
+            self.emit("logistic of", out, op.reads, d=op.numbers[0])
         elif op.kind == "attend":
             a, b, c, d = op.numbers
             self.emit("attend", out, op.reads, a=a, b=b, c=c, d=d, e=self.scratch)

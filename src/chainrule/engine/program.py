@@ -114,6 +114,8 @@ OPS: dict[str, tuple[int | None, int, int | None, str]] = {
     "gate": (1, 0, 0, "tanh(f) · σ(g) of the halves f, g of x"),
     "cell": (2, 0, 0, "σ(f) c + σ(i) tanh(g) of the quarters i, f, g, o of x, c = y: an LSTM's cell"),
     "hidden": (2, 0, 0, "σ(o) tanh(c) of the last quarter o of x, c = y"),
+    "logistics": (1, 0, 0, "log Σⱼ e^{wⱼ} (mass of level k under logistic j), x = w, means, log scales"),
+    "logistic of": (1, 0, 1, "wⱼ + log of the mass of the symbol of channel n under logistic j, x as above"),
     "norm": (1, 2, 0, "(x - mean) / √(variance + 10⁻⁵) · W + b"),
     "attend": (
         3,
@@ -464,6 +466,18 @@ def _cell(program, op, n, widths):
     return [] if widths == [4 * n, n] else None
 
 
+def _logistics(program, op, n, widths):
+    late = program.clock(op) not in EARLY
+    return [] if late and n == program.symbols and widths[0] % 3 == 0 else None
+
+
+def _logistic_of(program, op, n, widths):
+    (channel,) = op.numbers
+    within(channel, 0, program.channels - 1, "the channel of a symbol")
+    require(symbol_is_known(program.clock(op), 0, 0, 0, channel), "a symbol is read before it is written")
+    return [] if widths == [3 * n] else None
+
+
 def _norm(program, op, n, widths):
     return [(n,), (n,)] if widths == [n] else None
 
@@ -505,6 +519,8 @@ SHAPES = {
     "gate": _gate,
     "cell": _cell,
     "hidden": _cell,
+    "logistics": _logistics,
+    "logistic of": _logistic_of,
     "norm": _norm,
     "attend": _attend,
 }

@@ -17,8 +17,8 @@ from chainrule.errors import ChainruleError
 class RowsAbove(nn.Conv2d):
     """A convolution over a row and the rows above it: ⌈n/2⌉ × n taps, (B, C, H, W) -> (B, D, H, W)."""
 
-    def __init__(self, c_in: int, c_out: int, n: int):
-        super().__init__(c_in, c_out, (half(n), n))
+    def __init__(self, c_in: int, c_out: int, n: int, stride: int = 1):
+        super().__init__(c_in, c_out, (half(n), n), stride)
 
     def forward(self, x: Tensor) -> Tensor:
         rows, n = self.kernel_size
@@ -33,6 +33,17 @@ class LeftOf(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(F.pad(x, (self.kernel_size[1] - 1, 0)))
+
+
+class Corner(nn.Conv2d):
+    """A convolution over a pixel and those left of it, in its row and the rows above: (B, C, H, W) -> (B, D, H, W)."""
+
+    def __init__(self, c_in: int, c_out: int, rows: int, columns: int, stride: int = 1):
+        super().__init__(c_in, c_out, (rows, columns), stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows, columns = self.kernel_size
+        return super().forward(F.pad(x, (columns - 1, 0, rows - 1, 0)))
 
 
 class Causal(nn.Module):
@@ -118,3 +129,9 @@ def rows_above(p, value, layer: RowsAbove, shift: int = 0) -> list:
 def left_of(p, value, layer: LeftOf, shift: int = 0) -> list:
     """What the layer reads in a step program, `shift` columns to the left."""
     return p.taps(value, (0,), range(1 - layer.kernel_size[1] - shift, 1 - shift))
+
+
+def corner(p, value, layer: Corner) -> list:
+    """What the layer reads in a step program."""
+    rows, columns = layer.kernel_size
+    return p.taps(value, range(1 - rows, 1), range(1 - columns, 1))
