@@ -69,7 +69,17 @@ from chainrule.verbs.score import score
 from chainrule.verbs.walk import draw, walk
 
 DATA = "binarized-mnist"
-CHAINS = ("fvbn", "nade", "made", "ride", "pixelcnn", "row-lstm", "diagonal-bilstm", "gated-pixelcnn", "pixelcnn-pp")
+CHAINS = (
+    "fvbn",
+    "nade",
+    "made",
+    "ride",
+    "pixelcnn",
+    "row-lstm",
+    "diagonal-bilstm",
+    "gated-pixelcnn",
+    "pixelcnn-pp",
+)
 CLOCKS = {"wall": "perf_counter", "processor": "process_time"}
 LANES = (64, 1)
 OWN_STEPS = 8  # of a chain without a program that are timed
