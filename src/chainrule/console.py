@@ -203,9 +203,9 @@ def progress(what: str, total: int, json_: bool) -> Iterator[Callable[[int], obj
 
 @contextmanager
 def steps() -> Iterator[Callable[[str, int, int], None]]:
-    """A bar whose name changes with the work: yields show(what, done, total)."""
+    """A bar whose name changes with the work, in a terminal: yields show(what, done, total)."""
     columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=err(), transient=True) as bar:
+    with Progress(*columns, console=err(), transient=True, disable=not err().is_terminal) as bar:
         tasks: dict[str, Any] = {}
 
         def show(what: str, done: int, total: int) -> None:

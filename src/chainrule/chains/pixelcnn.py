@@ -34,6 +34,7 @@ class PixelCNN(Chain):
         head: hidden units of the head.
 
     Example:
+        >>> import torch
         >>> chain = PixelCNN(symbols=4, channels=3, **PixelCNN.SIZES["tiny"])
         >>> chain.logits(torch.zeros(2, 5, 6, 3, dtype=torch.long)).shape
         torch.Size([2, 5, 6, 3, 4])
