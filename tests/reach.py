@@ -119,6 +119,31 @@ def pixelcnn_pp(chain, event):
     return with_channels(left, event)
 
 
+def last(m, options):
+    """What the last `length` places in reading order know, the own one included."""
+    flat = m.reshape(-1, m.shape[-1])
+    seen = [flat[max(0, t + 1 - options["length"]) : t + 1].any(0) for t in range(len(flat))]
+    return np.reshape(seen, m.shape)
+
+
+def nearby(m, options):
+    """What the places before, and the own one, know in a window of so many rows above and columns to either side."""
+    window = [(0, -c) for c in range(options["columns"] + 1)]
+    window += [
+        (-r, c)
+        for r in range(1, options["rows"] + 1)
+        for c in range(-options["columns"], options["columns"] + 1)
+    ]
+    return np.any([shifted(m, r, c) for r, c in window], 0)
+
+
+def image_transformer(m, options, event):
+    look = {"1d": last, "2d": nearby}[options["attention"]]
+    for _ in range(options["layers"]):
+        m = look(m, options)
+    return m
+
+
 def with_channels(m, event):
     """(N, N) bool: a conditional knows all channels of the pixels that m knows, and those before it of its own."""
     channels = event[2]
@@ -143,5 +168,6 @@ REACH = {
     "row-lstm": reach(row_lstm),
     "diagonal-bilstm": reach(diagonal_bilstm),
     "ride": reach(ride),
+    "image-transformer": reach(image_transformer),
     "pixelcnn-pp": pixelcnn_pp,
 }

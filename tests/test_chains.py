@@ -83,7 +83,8 @@ def nothing(chain, event):
 
 REACH = {"uniform": nothing, "gated-pixelcnn": neighbourhood, **reach.REACH}  # the others: everything before
 PLAIN = {
-    "gated-pixelcnn": {"position": False, "width": 8, "head": 16, "mix": 16}
+    "gated-pixelcnn": {"position": False, "width": 8, "head": 16, "mix": 16},
+    "image-transformer": {"units": 0, "head": 32},
 }  # settings in which only padding can tell a border
 UNTRAINED = {"uniform"}  # chains without parameters
 

@@ -11,5 +11,6 @@ CHAINS = {
     "pixelcnn": "chainrule.chains.pixelcnn:PixelCNN",
     "gated-pixelcnn": "chainrule.chains.gated_pixelcnn:GatedPixelCNN",
     "pixelcnn-pp": "chainrule.chains.pixelcnn_pp:PixelCNNpp",
+    "image-transformer": "chainrule.chains.image_transformer:ImageTransformer",
     "char-lstm": "chainrule.chains.char_lstm:CharLSTM",
 }
