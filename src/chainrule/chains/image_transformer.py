@@ -97,7 +97,7 @@ class ImageTransformer(Chain):
         "laptop": {"length": 64, "width": 64, "layers": 4, "heads": 4, "inner": 128},
         # Section 5 (CIFAR-10, 2.90 bits/dim): local 1-D attention, 12 layers, d = 512, 4 heads, feed-forward 2048,
         # dropout 0.3. Blocks are of 256 positions there, which are channels: ours are of 256 pixels. A level is 512
-        # numbers there and here. The text gives no parameter count.
+        # numbers there and here.
         "paper": {
             "length": 256,
             "width": 512,
