@@ -415,6 +415,22 @@ def test_every_pixel_may_have_weights_of_its_own(event):
     same_bits(strictly(copied, event, data), bits, "another way to write the sum")
 
 
+@pytest.mark.parametrize("place", [(0, -1), (-1, 0), (-1, 1)])
+@pytest.mark.parametrize("kind", ["dense onto", "dense here onto"])
+def test_a_sum_may_go_on_from_what_it_was_at_an_earlier_pixel(kind, place):
+    """Only a carried sum that begins with itself stands where it is to be written."""
+    p, weights = Builder(3), np.random.default_rng(0)
+    symbol, total = p.embed(weights.normal(size=(3, 2)), columns=-1, clock="pixel"), p.memory(3, "pixel")
+    to = {"onto": p.at(total, rows=place[0], columns=place[1]), "into": total}
+    if kind == "dense onto":
+        p.dense(symbol, weight=weights.normal(size=(2, 3)), **to)
+    else:
+        p.dense_here(symbol, weight=weights.normal(size=(12, 2, 3)), **to)
+    program, event = p.finish([total]), (3, 4, 1)
+    data = inputs(program, event)
+    same_bits(strictly(program, event, data), Reference(program, event, *data).run())
+
+
 def test_a_program_with_weights_of_the_pixel_takes_events_of_one_size():
     program, _ = nade(12)
     assert (program.pixels, line_program()[0].pixels) == (12, 0)
@@ -1392,6 +1408,21 @@ def test_the_same_programs_without_the_fault_are_accepted():
     for kind, shape in [("dense onto", (1, 1)), ("dense here onto", (6, 1))]:
         onto = Op(kind, 1, (Read(1, width=1), Read(0, width=1)), ("b",))
         validate(tiny([*ops, onto], [once, total], weights={"a": 1, "b": shape}))
+
+
+def test_a_small_file_cannot_ask_for_days_of_work_at_one_pixel():
+    """Masses of logistics need no weights, and a step is not interrupted."""
+    for count, good in [(64, True), (65, False)]:
+        p = Builder(symbols=1 << 16)
+        x = p.constant(np.zeros(3 * 4))
+        y = [p.logistics(x, clock="pixel") for _ in range(count)][-1]
+        if good:
+            p.finish([y])
+        else:
+            with pytest.raises(
+                ChainruleError, match="it adds up 17039360 masses a pixel, 16777216 are allowed"
+            ):
+                p.finish([y])
 
 
 ATTENDED = [

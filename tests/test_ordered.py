@@ -496,3 +496,12 @@ def test_a_damaged_file_takes_no_memory(name):
         with pytest.raises(ChainruleError):
             store.parse(store.dump(chain, CHAINS), CHAINS)
         chain.args = {**chain.args, "event": (4,), "features": 4, "symbols": 2}
+
+
+@pytest.mark.parametrize("layers", range(40, 90, 7))
+def test_a_file_that_asks_for_more_and_more_layers_is_refused_in_one_line(layers):
+    """Some are refused while the network is built, some when it is, and none with another error."""
+    chain = store.build("made", {"event": (4,), **store.resolve("made", CHAINS).SIZES["tiny"]}, CHAINS)
+    chain.args = {**chain.args, "layers": layers}
+    with pytest.raises(ChainruleError, match=r"many more arrays than its file|a made with its arguments has"):
+        store.parse(store.dump(chain, CHAINS), CHAINS)

@@ -1,6 +1,9 @@
 """PixelCNN++: a mixture of logistics that is a distribution whatever its parameters, and the published sizes."""
 
 import math
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -10,6 +13,7 @@ from scipy import special
 from chainrule import store
 from chainrule.chains import CHAINS
 from chainrule.chains.pixelcnn_pp import PixelCNNpp
+from chainrule.engine import identity, program_of
 from chainrule.engine.device import log_mass
 from chainrule.errors import ChainruleError
 from chainrule.layers.logistic import LogisticHead
@@ -104,3 +108,25 @@ def test_a_coarse_map_that_is_read_too_late_is_caught(monkeypatch):
 def test_wrong_sizes_are_refused(option):
     with pytest.raises(ChainruleError, match=f"{option} is 0"):
         store.build("pixelcnn-pp", {**PixelCNNpp.SIZES["tiny"], option: 0}, CHAINS)
+
+
+IDENTITY = """
+import sys
+from chainrule import store
+from chainrule.chains import CHAINS
+from chainrule.engine import identity, program_of
+print(identity(program_of(store.parse(open(sys.argv[1], "rb").read(), CHAINS)[0])))
+"""
+
+
+def test_a_file_has_the_same_program_whatever_vectors_pytorch_uses(tmp_path):
+    """Its weights are normalised by a sum, which PyTorch adds up as suits the processor."""
+    chain = store.build("pixelcnn-pp", {"symbols": 4, **PixelCNNpp.SIZES["laptop"]}, CHAINS)
+    with torch.no_grad():
+        for p in chain.parameters():
+            p += 0.1 * torch.rand(p.shape, generator=torch.Generator().manual_seed(0))
+    (tmp_path / "model").write_bytes(store.dump(chain, CHAINS))
+    plain = {**os.environ, "ATEN_CPU_CAPABILITY": "default"}
+    command = [sys.executable, "-c", IDENTITY, str(tmp_path / "model")]
+    found = subprocess.run(command, env=plain, capture_output=True, text=True, check=True).stdout
+    assert found.strip() == identity(program_of(chain))

@@ -256,7 +256,8 @@ def check_size(name: str, args: dict, tensors: dict[str, Tensor], table: Table, 
     if code:
         return
     with torch.device("meta"), Patience(CALLS_A_MODEL + CALLS_A_TENSOR * len(tensors)):
-        expected = {k: (str(v.dtype), *v.shape) for k, v in build(name, args, table).state_dict().items()}
+        model = build(name, args, table)
+    expected = {k: (str(v.dtype), *v.shape) for k, v in tensors_of(model).items()}
     found = {k: (str(v.dtype), *v.shape) for k, v in tensors.items()}
     for key in sorted(expected.keys() | found.keys()):
         if expected.get(key) != found.get(key):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
-from chainrule.layers.conv import Corner, RowsAbove, affine, corner, down, right, rows_above
+from chainrule.layers.conv import Corner, RowsAbove, affine, corner, down, right, rows_above, weight_of
 from chainrule.layers.logistic import LogisticHead
 from chainrule.layers.pixels import check_images, of_images, scaled, scaled_program
 from chainrule.model import Chain, check_sizes
@@ -260,7 +260,7 @@ class Grow(nn.Module):
 
     def program(self, p, u, left, every):
         coarse = {"clock": "row", "every": 2 * every}
-        w, bias = self.u.weight, self.u.bias  # (in, out, 2, 3)
+        w, bias = weight_of(self.u), self.u.bias  # (in, out, 2, 3)
         right = p.at(u, columns=1)
         parts = [
             part
@@ -270,7 +270,7 @@ class Grow(nn.Module):
                 p.dense(u, right, weight=torch.cat([w[:, :, row, 2], w[:, :, row, 0]]), bias=bias, **coarse),
             )
         ]
-        coarse, w, bias = {"clock": "pixel", "every": 2 * every}, self.left.weight, self.left.bias
+        coarse, w, bias = {"clock": "pixel", "every": 2 * every}, weight_of(self.left), self.left.bias
         lefts = [p.dense(left, weight=w[:, :, i // 2, i % 2], bias=bias, **coarse) for i in range(4)]
         return finer(p, parts, "row", every), finer(p, lefts, "pixel", every)
 

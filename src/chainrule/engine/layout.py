@@ -253,7 +253,7 @@ class Lowering:
         inputs = list(op.reads)
         if op.kind == "dense":
             self.emit("fill", out, weight=self.keep(weights[1]))
-        elif (start := inputs.pop(0)).value != op.output:
+        elif (start := inputs.pop(0)).value != op.output or not start.here:
             self.emit("copy", out, [start])
         matrix, first = self.keep(weights[0]), 0
         kind, step = "dense", 0

@@ -37,6 +37,7 @@ DIVERGED = "did training diverge? Fit it anew with a lower --lr"
 AXES = ("grid", "line")
 MOST_SYMBOLS, MOST_CHANNELS, MOST_OPS, MOST_WIDTH, MOST_AWAY = 1 << 16, 64, 1 << 14, 1 << 20, 1 << 16
 MOST_READS, MOST_TEXT = 1 << 16, 1 << 22
+MOST_MASSES = 1 << 24  # of levels under logistics, at a pixel: no weights in the file stand for them
 
 
 @dataclass(frozen=True)
@@ -281,6 +282,8 @@ def validate(program: Program) -> Program:
     require(len(written) == len(program.values), "some value is never written")
     pixels = {pixels_of(program, op) for op in program.ops if op.kind in HERE} or {0}
     require(len(pixels) == 1, f"it is for events of {min(pixels)} pixels and for events of {max(pixels)}")
+    masses = program.symbols * sum(op.reads[0].width // 3 for op in program.ops if op.kind == "logistics")
+    require(masses <= MOST_MASSES, f"it adds up {masses} masses a pixel, {MOST_MASSES} are allowed")
     caches = {read.value for op in program.ops if op.kind == "attend" for read in op.reads[1:]}
     for read in program.reads():
         require(

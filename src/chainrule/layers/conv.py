@@ -7,11 +7,16 @@ A `Causal` convolution is what others call a masked one; the first of a network 
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.parametrize import is_parametrized
 
 from chainrule.errors import ChainruleError
+from chainrule.layers.levels import in_order
 
 
 class RowsAbove(nn.Conv2d):
@@ -115,9 +120,23 @@ def gate(a: Tensor) -> Tensor:
 
 def affine(layer: nn.Conv2d) -> dict[str, Tensor]:
     """The weight (taps · in, out), taps row by row, and the bias (out,) for a step program's `dense`."""
-    weight = layer.weight.permute(2, 3, 1, 0).flatten(0, 2)
+    weight = weight_of(layer).permute(2, 3, 1, 0).flatten(0, 2)
     bias = weight.new_zeros(weight.shape[1]) if layer.bias is None else layer.bias
     return {"weight": weight, "bias": bias}
+
+
+def weight_of(layer: nn.Module) -> Tensor:
+    """The weight of a layer as a step program keeps it: of a normalised one g v / ‖v‖, the same bits everywhere.
+
+    Only correctly rounded operations and sums in order are used. PyTorch sums as suits the processor.
+    """
+    if not is_parametrized(layer, "weight"):
+        return layer.weight  # type: ignore[return-value]
+    normalised: Any = layer.parametrizations["weight"]  # type: ignore[index]
+    g, v = (x.detach().cpu().double() for x in (normalised.original0, normalised.original1))
+    rows = v.movedim(normalised[0].dim, 0).flatten(1).T.numpy()  # (n, as many as there are lengths)
+    length = torch.from_numpy(np.sqrt(in_order(rows * rows))).view_as(g)
+    return (g * v / length).to(normalised.original1)
 
 
 def rows_above(p, value, layer: RowsAbove, shift: int = 0) -> list:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from chainrule.engine.device import log_mass
+from chainrule.layers.conv import weight_of
 from chainrule.layers.pixels import single
 
 
@@ -66,7 +67,7 @@ class LogisticHead(nn.Module):
     def program(self, p, h):
         """The logits of each channel."""
         c, j = self.channels, self.mixtures
-        said = p.dense(h, weight=self.out.weight.T, bias=self.out.bias)
+        said = p.dense(h, weight=weight_of(self.out).T, bias=self.out.bias)
         parts = [said[i * j : (i + 1) * j] for i in range(said.width // j)]
         weights, means, scales, coefficients = (
             parts[0],
