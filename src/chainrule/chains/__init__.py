@@ -11,5 +11,6 @@ CHAINS = {
     "pixelcnn": "chainrule.chains.pixelcnn:PixelCNN",
     "gated-pixelcnn": "chainrule.chains.gated_pixelcnn:GatedPixelCNN",
     "pixelcnn-pp": "chainrule.chains.pixelcnn_pp:PixelCNNpp",
+    "pixelsnail": "chainrule.chains.pixelsnail:PixelSNAIL",
     "char-lstm": "chainrule.chains.char_lstm:CharLSTM",
 }
