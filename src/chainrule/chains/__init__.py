@@ -11,6 +11,7 @@ CHAINS = {
     "pixelcnn": "chainrule.chains.pixelcnn:PixelCNN",
     "gated-pixelcnn": "chainrule.chains.gated_pixelcnn:GatedPixelCNN",
     "pixelcnn-pp": "chainrule.chains.pixelcnn_pp:PixelCNNpp",
+    "pixelsnail": "chainrule.chains.pixelsnail:PixelSNAIL",
     "image-transformer": "chainrule.chains.image_transformer:ImageTransformer",
     "char-lstm": "chainrule.chains.char_lstm:CharLSTM",
 }

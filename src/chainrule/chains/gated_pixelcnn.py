@@ -14,6 +14,7 @@ from chainrule.layers.pixels import (
     ChannelHead,
     Memory,
     check_images,
+    coordinates,
     embed_all,
     of_all,
     of_images,
@@ -181,12 +182,8 @@ class GatedPixelCNN(Chain):
         """Levels scaled to -1..1, ones that tell the image from its padding, coordinates, exact levels."""
         weight = self.head.out_bias
         planes = [scaled(x, self.symbols, weight)]
-        b, height, width, _ = x.shape
         if self.position:
-            like: dict = {"dtype": weight.dtype, "device": weight.device}
-            rows = torch.linspace(-1, 1, height, **like).view(1, 1, -1, 1).expand(b, 1, height, width)
-            columns = torch.linspace(-1, 1, width, **like).view(1, 1, 1, -1).expand(b, 1, height, width)
-            planes += [rows, columns]
+            planes.append(coordinates(x, weight))
         if len(self.exact):
             planes.append(of_all(self.exact, x).permute(0, 3, 1, 2))
         return torch.cat(planes, 1).contiguous(memory_format=torch.channels_last)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
-from chainrule.layers.conv import Corner, RowsAbove, affine, corner, down, right, rows_above, weight_of
+from chainrule.layers.conv import Corner, RowsAbove, affine, corner, down, rows_above, weight_of
+from chainrule.layers.gated import Gated, before, before_program
 from chainrule.layers.logistic import LogisticHead
 from chainrule.layers.pixels import check_images, of_images, scaled, scaled_program
 from chainrule.model import Chain, check_sizes
@@ -148,20 +149,11 @@ class First(nn.Module):
         self.column = weight_norm(Corner(planes, width, 2, 1))
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        before = down(image)
-        return self.above(before), self.row(before) + self.column(right(image))
+        return self.above(down(image)), before(self.row, self.column, image)
 
     def program(self, p, image):
         u = p.dense(*rows_above(p, image, self.above, shift=1), **affine(self.above), clock="row")
-        row, column = affine(self.row), affine(self.column)
-        left = p.dense(
-            *p.taps(image, (-1,), (-1, 0, 1)),
-            weight=row["weight"],
-            bias=row["bias"] + column["bias"],
-            clock="row",
-        )
-        beside = p.taps(image, (-1, 0), (-1,))
-        return u, p.dense(*beside, weight=column["weight"], onto=left, clock="pixel")
+        return u, before_program(p, self.row, self.column, image)
 
 
 class Pair(nn.Module):
@@ -169,8 +161,9 @@ class Pair(nn.Module):
 
     def __init__(self, width: int, classes: int, dropout: float, skips: bool = False):
         super().__init__()
-        self.u = Gated(lambda a, b: RowsAbove(a, b, 3), width, width if skips else 0, classes, dropout)
-        self.left = Gated(lambda a, b: Corner(a, b, 2, 2), width, width * (1 + skips), classes, dropout)
+        more: dict[str, Any] = {"classes": classes, "dropout": dropout, "signs": True}
+        self.u = Gated(lambda a, b: RowsAbove(a, b, 3), width, width if skips else 0, **more)
+        self.left = Gated(lambda a, b: Corner(a, b, 2, 2), width, width * (1 + skips), **more)
 
     def forward(
         self, u: Tensor, left: Tensor, context: Tensor | None, kept: Any = None
@@ -179,54 +172,9 @@ class Pair(nn.Module):
         return u, self.left(left, u if kept is None else torch.cat([u, kept[1]], 1), context)
 
     def program(self, p, u, left, every, kept=None):
-        u = self.u.program(p, u, None if kept is None else kept[0], "row", every)
+        u = self.u.program(p, u, None if kept is None else kept[0], clock="row", every=every)
         skip = u if kept is None else p.concat(u, kept[1], clock="pixel", every=every)
-        return u, self.left.program(p, left, skip, "pixel", every)
-
-
-class Gated(nn.Module):
-    """x + a ⊙ σ(b), (a, b) = W₂ ∗ e(W₁ ∗ e(x) + W₃ e(skip)) + class. (B, width, H, W) -> the same."""
-
-    def __init__(
-        self, conv: Callable[[int, int], nn.Conv2d], width: int, skip: int, classes: int, dropout: float
-    ):
-        super().__init__()
-        self.first = weight_norm(conv(2 * width, width))
-        self.skip: Any = weight_norm(nn.Conv2d(2 * skip, width, 1)) if skip else None
-        self.second = weight_norm(conv(2 * width, 2 * width))
-        with torch.no_grad():  # a layer begins as little more than its input
-            self.second.parametrizations.weight.original0.mul_(0.1)
-        self.condition = nn.Embedding(classes, 2 * width) if classes else None
-        self.dropout = dropout
-
-    def forward(self, x: Tensor, skip: Tensor | None, context: Tensor | None) -> Tensor:
-        h = self.first(both_signs(x))
-        if skip is not None:
-            h = h + self.skip(both_signs(skip))
-        h = self.second(F.dropout(both_signs(h), self.dropout, self.training))
-        if self.condition is not None:
-            h = h + self.condition(context)[:, :, None, None]
-        a, b = h.chunk(2, 1)
-        return x + a * b.sigmoid()
-
-    def program(self, p, x, skip, clock, every):
-        when = {"clock": clock, "every": every}
-        h = p.dense(*self._taps(p, signs_of(p, x, when), self.first), **affine(self.first), **when)
-        if self.skip is not None:
-            nin = affine(self.skip)
-            h = p.dense(signs_of(p, skip, when), weight=nin["weight"], onto=h, **when)
-            h = p.add(h, p.constant(nin["bias"]), **when)
-        start = {"bias": self.second.bias}
-        if self.condition is not None:
-            start = {"onto": p.one_of_classes(self.condition.weight + self.second.bias)}
-        taps = self._taps(p, signs_of(p, h, when), self.second)
-        h = p.dense(*taps, weight=affine(self.second)["weight"], **start, **when)
-        a, b = h[: x.width], h[x.width :]
-        return p.add(x, p.multiply(a, p.pointwise("sigmoid", b, **when), **when), **when)
-
-    @staticmethod
-    def _taps(p, value, layer):
-        return (corner if isinstance(layer, Corner) else rows_above)(p, value, layer)
+        return u, self.left.program(p, left, skip, clock="pixel", every=every)
 
 
 class Shrink(nn.Module):
@@ -280,14 +228,3 @@ def finer(p, parts, clock, every):
     side = 2 * every  # places are those of the image: at every second row they are 0 and 2 of 4
     chosen = [parts[r // every * 2 + c // every] for r in range(side) for c in range(side)]
     return p.select(*chosen, clock=clock, every=every)
-
-
-def both_signs(x: Tensor) -> Tensor:
-    """elu of x and of -x: twice the maps."""
-    return F.elu(torch.cat([x, -x], 1))
-
-
-def signs_of(p, x, when):
-    """`both_signs` in a step program."""
-    minus = p.multiply(x, p.constant(-torch.ones(x.width)), **when)
-    return p.concat(p.pointwise("elu", x, **when), p.pointwise("elu", minus, **when), **when)

@@ -44,6 +44,15 @@ def scaled_program(p) -> list:
     return [p.levels(2 / max(p.symbols - 1, 1), -1), p.constant([1.0])]
 
 
+def coordinates(x: Tensor, like: Tensor) -> Tensor:
+    """Row and column of each pixel, from -1 to 1, as a step program's `position`: x (B, H, W, C) -> (B, 2, H, W)."""
+    b, height, width, _ = x.shape
+    options: dict = {"dtype": like.dtype, "device": like.device}
+    rows = torch.linspace(-1, 1, height, **options).view(1, 1, -1, 1).expand(b, 1, height, width)
+    columns = torch.linspace(-1, 1, width, **options).view(1, 1, 1, -1).expand(b, 1, height, width)
+    return torch.cat([rows, columns], 1)
+
+
 class PixelNetwork(nn.Module):
     """Levels -> a first causal convolution -> layers -> `ChannelHead`: all of a chain that has one stack.
 
