@@ -79,6 +79,8 @@ CHAINS = (
     "diagonal-bilstm",
     "gated-pixelcnn",
     "pixelcnn-pp",
+    "pixelsnail",
+    "image-transformer",
 )
 CLOCKS = {"wall": "perf_counter", "processor": "process_time"}
 LANES = (64, 1)
