@@ -29,7 +29,7 @@ class MADE(Chain):
 
     with the class y where there is one. The paper has binary symbols and draws its degrees, from 1. Degrees that
     rise in even steps make the masks staircases, and a unit is final as soon as the symbols that it sees are known:
-    an event takes as many operations in sampling as in training.
+    an event takes about as many operations in sampling as in training.
 
     Args:
         symbols: K levels.

@@ -43,6 +43,7 @@ class RIDE(Chain):
     SIZES = {
         "tiny": {"width": 4, "layers": 2, "first_kernel": 3, "head": 8},
         "laptop": {"width": 48, "layers": 1, "head": 64},
+        # Two spatial LSTMs of 128 units, on the scale of the larger models of the paper; the head is ours.
         "paper": {"width": 128, "layers": 2, "head": 256},
     }
     KINDS = ("image",)
