@@ -258,10 +258,15 @@ def logistic_of(memory, x, y, count, levels, k):
 @inlined
 def dot(memory, x, y, n, sums):
     """Σ xᵢ yᵢ in 16 sums side by side (i mod 16), which are then joined in halves: 8, 4, 2, 1."""
-    sums[:] = ZERO
-    for start in range(0, n, 16):
-        for i in range(start, min(n, start + 16)):
-            sums[i - start] += memory[x + i] * memory[y + i]
+    whole = n - n % 16
+    for i in range(U(16)):
+        sums[i] = ZERO
+    for start in range(0, whole, 16):
+        x_s, y_s = U(x + start), U(y + start)
+        for i in range(U(16)):
+            sums[i] += memory[x_s + i] * memory[y_s + i]
+    for i in range(whole, n):
+        sums[i - whole] += memory[x + i] * memory[y + i]
     half = 8
     while half:
         for i in range(half):
@@ -287,23 +292,29 @@ def attend(memory, q, keys, values, step, y, n, now, scores, pattern, length, su
     """One lane: q (n,), keys and values a `step` apart -> y (n,), head by head; sums in the order of time."""
     width = n // heads
     scale = ONE / np.sqrt(F(width))
+    begin, stride = 0, 1  # of the pixels that may be looked at
+    if pattern == LOCAL:
+        begin = max(0, now + 1 - length)
+    elif pattern == STRIDED:
+        begin, stride = now % length, length
     for first in range(0, n, width):
         top, total = F(-np.inf), ZERO
-        for then in range(now + 1):
+        for then in range(begin, now + 1, stride):
             if attended(pattern, length, summary, now, then):
                 score = dot(memory, q + first, keys + then * step + first, width, sums) * scale
                 memory[scores + then] = score
                 top = score if score > top else top
-        for i in range(first, first + width):
-            memory[y + i] = ZERO
-        for then in range(now + 1):
+        to = U(y + first)
+        for i in range(U(width)):
+            memory[to + i] = ZERO
+        for then in range(begin, now + 1, stride):
             if attended(pattern, length, summary, now, then):
-                share = exp(memory[scores + then] - top)
+                share, value = exp(memory[scores + then] - top), U(values + then * step + first)
                 total += share
-                for i in range(first, first + width):
-                    memory[y + i] += share * memory[values + then * step + i]
-        for i in range(first, first + width):
-            memory[y + i] /= total
+                for i in range(U(width)):
+                    memory[to + i] += share * memory[value + i]
+        for i in range(U(width)):
+            memory[to + i] /= total
 
 
 @inlined
