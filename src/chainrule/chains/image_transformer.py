@@ -250,7 +250,7 @@ class Before:
     """Local attention in one dimension: pixel t, in reading order, looks at the j ≤ t with t - j < length.
 
     Blocks of `length` queries look at their own block of keys and at the one before. (PyTorch's fused attention wants
-    a mask of four axes, the heads' among them: with three it takes a path that is several times slower.)
+    a mask of four axes, the heads' among them: with three it takes a slower path.)
 
     Example:
         >>> q = k = torch.zeros(1, 1, 4, 1)  # all scores equal: the mean of what is seen

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from chainrule.errors import ChainruleError
 from chainrule.layers.conv import Causal
 from chainrule.layers.levels import LevelTable
+from chainrule.layers.ordered import check_given
 from chainrule.model import Chain
 
 # The pixels a level can be copied from, nearest first: rows up, columns to the left.
@@ -23,8 +24,7 @@ def check_images(chain: Chain, x: Tensor, context: Tensor | None) -> None:
     if x.ndim != 4 or x.shape[-1] != chain.channels:
         shape = tuple(x.shape)
         raise ChainruleError(f"images have shape {shape}, the model takes (n, H, W, {chain.channels})")
-    if chain.classes and context is None:
-        raise ChainruleError(f"the model is conditioned on {chain.classes} classes: give one for each image")
+    check_given(chain.classes, context)
 
 
 def of_images(data) -> dict:
