@@ -19,6 +19,7 @@ LEVELS = {
     "coding": 0,
     "archive": 0,
     "plots": 0,
+    "zoo": 0,
     "model": 1,
     "store": 1,
     "engine": 1,

@@ -7,11 +7,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from chainrule import zoo
 from chainrule.chains import CHAINS
 from chainrule.codes import CODES
 
 
-def models() -> list[dict[str, Any]]:
+def systems() -> list[dict[str, Any]]:
     """A row a model: its name, whether it is a chain or a code, its data, its sizes, its step, what it is.
 
     The step of a chain is a "program" of the step engine, or a "full pass" over the event for every symbol.
@@ -19,6 +20,11 @@ def models() -> list[dict[str, Any]]:
     return [row(name, "chain", CHAINS[name]) for name in CHAINS] + [
         row(name, "code", CODES[name]) for name in CODES
     ]
+
+
+def learned() -> list[dict[str, Any]]:
+    """The same of the models of the zoo, which have learned already."""
+    return [of_zoo(name, zoo.card(name)) for name in zoo.names()]
 
 
 def row(name: str, role: str, dotted: str) -> dict[str, Any]:
@@ -39,6 +45,18 @@ def row(name: str, role: str, dotted: str) -> dict[str, Any]:
         "step": "" if role == "code" else "program" if program else "full pass",
         "about": " ".join(about.split()),
         "source": (ast.get_docstring(tree) or "").split("\n")[0],
+    }
+
+
+def of_zoo(name: str, card: dict[str, Any]) -> dict[str, Any]:
+    """The row of a model of the zoo: its class's, with what its card tells."""
+    minutes, score = card["training"]["seconds"] / 60, card["score"]
+    return {
+        **row(zoo.named(name), "chain", CHAINS[card["model"]]),
+        "sizes": [],
+        "about": f"{card['model']}, {minutes:.0f} minutes on {card['data']}: {score['bits_per_dim']:.4f} bits/dim, "
+        f"{score['nats_per_item']:.2f} nats an item, on all {score['items']:,} of its test split",
+        "source": f"{card['command']} ({card['licence']})",
     }
 
 

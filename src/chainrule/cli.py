@@ -38,14 +38,15 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Learn p(x), or a good code for x, from your own files, and put it to use.",
     epilog="DATA is a name ([bold]chainrule data[/bold]) or a path: a folder of images, a text file or a folder "
-    "of texts, a .npy or .npz array. RUN is a folder that [bold]chainrule fit[/bold] made.",
+    "of texts, a .npy or .npz array. RUN is a folder that [bold]chainrule fit[/bold] made, or a model that was learned "
+    "already and travels along, zoo:NAME ([bold]chainrule models[/bold]).",
 )
 
 LONGEST = 1 << 24  # symbols of a text that is written
 OUT_OF_MEMORY = "not enough memory: try fewer or smaller items, or a smaller model"
 
 Data = Annotated[str, typer.Argument(metavar="DATA", help="A name such as digits, or a path.")]
-RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A folder made by chainrule fit.")]
+RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A folder made by chainrule fit, or zoo:NAME.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line on standard output.")]
 Threads = Annotated[int, typer.Option(min=0, max=1024, help="Processor threads; 0: all.")]
 Seed = Annotated[int, typer.Option(min=0, help="Where random numbers start.")]
@@ -417,16 +418,19 @@ def report(
     use_threads(threads)
     from chainrule.report import report as write
 
-    page = write(open_run(run), out if out is not None else (run if run.is_dir() else run.parent) / "report")
+    opened = open_run(run)
+    page = write(opened, out if out is not None else opened.folder / "report")
     console.record({"page": str(page)}, json_)
 
 
 @app.command()
 def models(json_: Json = False) -> None:
     """The models there are; "step": by a program of the engine (fast, the same bits everywhere) or by full passes."""
-    from chainrule.catalogue import models as rows
+    from chainrule.catalogue import learned, systems
 
-    console.table(rows(), ["model", "is", "data", "sizes", "step", "about"], json_)
+    console.table(systems(), ["model", "is", "data", "step", "about"], json_)
+    console.say("\nLearned already, for every verb that takes a RUN:", json_)
+    console.table(learned(), ["model", "about"], json_)
 
 
 @app.command()

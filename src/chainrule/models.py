@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from chainrule import store
+from chainrule import store, zoo
 from chainrule.chains import CHAINS
 from chainrule.codes import CODES
 from chainrule.data.reading import file_size, printable
@@ -53,6 +53,13 @@ class Run:
             )
         return self.model
 
+    @property
+    def folder(self) -> Path:
+        """Where things about the run go: its folder, that of the model file, or for zoo:NAME runs/NAME."""
+        if zoo.is_name(self.path):
+            return Path("runs") / zoo.name_in(self.path)
+        return self.path if self.path.is_dir() else self.path.parent
+
     def metrics(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl; a torn one, as a killed training leaves it, is passed over."""
         path = self.path / METRICS
@@ -61,13 +68,13 @@ class Run:
 
 
 def open_run(path: str | Path) -> Run:
-    """Open a run folder, or a model file by itself.
+    """Open a run folder, a model file by itself, or a model of the zoo: `zoo:NAME`.
 
     Raises:
         ChainruleError: there is no run at `path`, it is not finished, or its model is damaged.
     """
     path = Path(path)
-    file = path / MODEL if path.is_dir() else path
+    file = zoo.model_file(path) if zoo.is_name(path) else path / MODEL if path.is_dir() else path
     if path.is_dir() and not file.exists():
         if (path / STATE).exists():
             raise ChainruleError(
