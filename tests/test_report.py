@@ -12,6 +12,7 @@ import subprocess
 from html import escape
 from html.parser import HTMLParser
 
+import imagecodecs
 import numpy as np
 import pytest
 from PIL import Image
@@ -26,7 +27,17 @@ from chainrule.data.dataset import Dataset
 from chainrule.errors import ChainruleError
 from chainrule.models import TABLE, open_run
 from chainrule.report import page, report, sections
-from chainrule.report.codecs import PNG, WEBP, codec_table, image_forms, sheet, spread, xz
+from chainrule.report.codecs import (
+    PNG,
+    WEBP,
+    codec_table,
+    image_forms,
+    more_byte_codecs,
+    more_image_codecs,
+    sheet,
+    spread,
+    xz,
+)
 from chainrule.report.page import table, text, tiles
 from chainrule.store import sha256
 
@@ -296,7 +307,23 @@ def test_sheets_hold_every_image_in_its_place():
     assert not whole[2:, 6:].any()
 
 
-def test_what_is_no_image_of_one_size_is_measured_as_far_as_it_can_be():
+@pytest.mark.parametrize("channels", [1, 3])
+def test_nor_do_the_codecs_of_imagecodecs(channels):
+    x = np.random.default_rng(1).integers(0, 256, (9, 11, channels), dtype=np.uint8)
+    ((_, image),) = image_forms(x, 256)
+    decode = [imagecodecs.jpegxl_decode, imagecodecs.jpegls_decode, imagecodecs.jpeg2k_decode]
+    rows = more_image_codecs((1, 7))
+    assert [name for name, _ in rows] == ["JPEG XL", "JPEG-LS", "JPEG 2000"]
+    for (_, encoders), back in zip(rows, decode, strict=True):
+        for _, encode in encoders:
+            assert np.array_equal(back(encode(image)).reshape(x.shape), x)
+    (_, brotli), (_, zstd) = more_byte_codecs()
+    assert imagecodecs.brotli_decode(brotli(x.tobytes())) == x.tobytes()
+    assert imagecodecs.zstd_decode(zstd(x.tobytes())) == x.tobytes()
+
+
+def test_what_is_no_image_of_one_size_is_measured_as_far_as_it_can_be(monkeypatch):
+    monkeypatch.setitem(codec_table.__globals__, "find_spec", lambda name: None)  # no imagecodecs
     mixed = [np.zeros((4, 5, 1), int), np.ones((6, 3, 3), int)]
     names = [row.name for row in codec_table(mixed, 256)]
     assert names == [
@@ -316,6 +343,7 @@ def test_codecs_on_cifar_are_those_of_the_literature(real_data):
     assert 5.6 < rows["PNG, a file each"] < 6.1  # 5.883 on all 500
     assert 4.4 < rows["WebP lossless, a file each"] < 4.8  # 4.614
     assert 5.8 < rows["xz -9e, one file"] < 6.4  # 6.064
+    assert 3.9 < rows["JPEG XL, a file each"] < 4.3  # 4.107
 
 
 # ---- whole pages ---------------------------------------------------------------------------------------

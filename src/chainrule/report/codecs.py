@@ -1,5 +1,7 @@
 """What the codecs of every day need for the same data: PNG, WebP lossless, xz, bzip2.
 
+With the package imagecodecs (`pip install chainrule[codecs]`) also JPEG XL, JPEG-LS, JPEG 2000, brotli and zstd.
+
 Sizes are of whole files, headers included; the denominator is the number of symbols, channels included. The
 containers hold 8 bits where the data may have fewer levels, so each codec is given every fair form of the
 data that it can hold (symbols as they are, spread over the whole range, packed bits), and its best counts.
@@ -12,6 +14,7 @@ import io
 import lzma
 import math
 from collections.abc import Callable, Iterator, Sequence
+from importlib.util import find_spec
 from typing import NamedTuple
 
 import numpy as np
@@ -31,32 +34,35 @@ class Codec(NamedTuple):
 Encoder = Callable[[Image.Image], bytes]
 
 
-def codec_table(events: Sequence[np.ndarray] | np.ndarray, levels: int) -> list[Codec]:
+def codec_table(
+    events: Sequence[np.ndarray] | np.ndarray, levels: int, efforts: Sequence[int] = (7,)
+) -> list[Codec]:
     """Measure every codec that can hold `events` (N, *event) of symbols 0..levels-1 without loss.
 
     Images are measured on one sheet (when all have one size) and as a file each; anything else only as bytes.
+    `efforts` are those of JPEG XL, 1 to 10: the best size counts, and from 9 on it takes its time.
 
     Example:
         >>> rows = codec_table(np.zeros((9, 8, 8, 1), np.uint8), levels=256)
-        >>> [row.name for row in rows]  # doctest: +NORMALIZE_WHITESPACE
-        ['PNG, one sheet', 'PNG, a file each', 'WebP lossless, one sheet', 'WebP lossless, a file each',
-         'xz -9e, one file', 'bzip2 -9, one file']
+        >>> [row.name for row in rows][:4]  # doctest: +NORMALIZE_WHITESPACE
+        ['PNG, one sheet', 'PNG, a file each', 'WebP lossless, one sheet', 'WebP lossless, a file each']
     """
     symbols = sum(np.asarray(e).size for e in events)
     if not symbols:
         return []
-    rows = image_rows(events, levels, symbols) if levels <= 256 and all(is_image(e) for e in events) else []
-    for name, pack in (("xz -9e", xz), ("bzip2 -9", bz2.compress)):
+    images = levels <= 256 and all(is_image(e) for e in events)
+    rows = image_rows(events, levels, symbols, efforts) if images else []
+    for name, pack in (("xz -9e", xz), ("bzip2 -9", bz2.compress), *more_byte_codecs()):
         sizes = {form: len(pack(data)) for form, data in byte_forms(events, levels)}
         rows.append(smallest(f"{name}, one file", sizes, symbols))
     return rows
 
 
-def image_rows(events, levels: int, symbols: int) -> list[Codec]:
-    """PNG and WebP, on one sheet and as a file each."""
+def image_rows(events, levels: int, symbols: int, efforts: Sequence[int]) -> list[Codec]:
+    """Codecs of images, on one sheet and as a file each."""
     one_size = len({np.shape(e) for e in events}) == 1
     rows = []
-    for name, encoders in (("PNG", PNG), ("WebP lossless", WEBP)):
+    for name, encoders in (("PNG", PNG), ("WebP lossless", WEBP), *more_image_codecs(efforts)):
         if one_size and fits_a_sheet(events):
             found = {
                 f"{f}, {s}": len(e(i)) for f, i in image_forms(sheet(events), levels) for s, e in encoders
@@ -160,6 +166,39 @@ def webp(quality: int, method: int) -> Encoder:
 def png(image: Image.Image) -> bytes:
     """PNG, as small as Pillow makes it."""
     return save(image, format="PNG", optimize=True)
+
+
+def more_byte_codecs() -> list[tuple[str, Callable[[bytes], bytes]]]:
+    """Those that come with imagecodecs; none without it."""
+    if find_spec("imagecodecs") is None:
+        return []
+    import imagecodecs
+
+    return [
+        ("brotli 11", lambda data: imagecodecs.brotli_encode(data, level=11, lgwin=24)),
+        ("zstd -22", lambda data: imagecodecs.zstd_encode(data, level=22)),
+    ]
+
+
+def more_image_codecs(efforts: Sequence[int]) -> list[tuple[str, list[tuple[str, Encoder]]]]:
+    """Those that come with imagecodecs; none without it."""
+    if find_spec("imagecodecs") is None:
+        return []
+    import imagecodecs
+
+    def jpeg_xl(effort: int) -> Encoder:
+        return lambda image: imagecodecs.jpegxl_encode(pixels(image), lossless=True, effort=effort)
+
+    return [
+        ("JPEG XL", [(f"effort {effort}", jpeg_xl(effort)) for effort in efforts]),
+        ("JPEG-LS", [("lossless", lambda image: imagecodecs.jpegls_encode(pixels(image)))]),
+        ("JPEG 2000", [("5/3", lambda image: imagecodecs.jpeg2k_encode(pixels(image), reversible=True))]),
+    ]
+
+
+def pixels(image: Image.Image) -> np.ndarray:
+    """(H, W) or (H, W, 3) bytes."""
+    return np.ascontiguousarray(image if image.mode in ("L", "RGB") else image.convert("L"))
 
 
 PNG: list[tuple[str, Encoder]] = [("optimised by Pillow", png)]
