@@ -175,8 +175,8 @@ def more_byte_codecs() -> list[tuple[str, Callable[[bytes], bytes]]]:
     import imagecodecs
 
     return [
-        ("brotli 11", lambda data: imagecodecs.brotli_encode(data, level=11, lgwin=24)),
-        ("zstd -22", lambda data: imagecodecs.zstd_encode(data, level=22)),
+        ("brotli 11", lambda data: bytes(imagecodecs.brotli_encode(data, level=11, lgwin=24))),
+        ("zstd -22", lambda data: bytes(imagecodecs.zstd_encode(data, level=22))),
     ]
 
 
@@ -187,12 +187,15 @@ def more_image_codecs(efforts: Sequence[int]) -> list[tuple[str, list[tuple[str,
     import imagecodecs
 
     def jpeg_xl(effort: int) -> Encoder:
-        return lambda image: imagecodecs.jpegxl_encode(pixels(image), lossless=True, effort=effort)
+        return lambda image: bytes(imagecodecs.jpegxl_encode(pixels(image), lossless=True, effort=effort))
 
     return [
         ("JPEG XL", [(f"effort {effort}", jpeg_xl(effort)) for effort in efforts]),
-        ("JPEG-LS", [("lossless", lambda image: imagecodecs.jpegls_encode(pixels(image)))]),
-        ("JPEG 2000", [("5/3", lambda image: imagecodecs.jpeg2k_encode(pixels(image), reversible=True))]),
+        ("JPEG-LS", [("lossless", lambda image: bytes(imagecodecs.jpegls_encode(pixels(image))))]),
+        (
+            "JPEG 2000",
+            [("5/3", lambda image: bytes(imagecodecs.jpeg2k_encode(pixels(image), reversible=True)))],
+        ),
     ]
 
 
