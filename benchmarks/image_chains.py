@@ -96,6 +96,7 @@ class Setting:
     args: dict[str, Any]
     batch: int
     decay: float = 1.0
+    lr: float = 1e-3
 
 
 PIXELCNN = {
@@ -107,6 +108,23 @@ PIXELCNN = {
 }
 GATED = {"in_channels": 1, "out_channels": 1, "n_gated": 10, "gated_channels": 128, "head_channels": 32}
 NADE = {"input_dim": 784, "hidden_dim": 500}
+SNAIL = {
+    "in_channels": 1,
+    "out_channels": 1,
+    "n_channels": 64,
+    "n_pixel_snail_blocks": 8,
+    "n_residual_blocks": 2,
+    "attention_value_channels": 32,
+    "attention_key_channels": 4,
+}
+GPT = {
+    "in_channels": 1,
+    "out_channels": 1,
+    "in_size": 28,
+    "n_transformer_blocks": 8,
+    "n_attention_heads": 2,
+    "n_embedding_channels": 64,
+}
 PEERS = {
     "pixelcnn": Setting("PixelCNN", PIXELCNN, 256, 0.999977),
     "pixelcnn-batch-64": Setting("PixelCNN", PIXELCNN, 64, 0.999977),
@@ -117,6 +135,10 @@ PEERS = {
     "made": Setting("MADE", {"input_dim": 784, "hidden_dims": [8000], "n_masks": 1}, 64),
     "nade": Setting("NADE", NADE, 512),
     "nade-batch-64": Setting("NADE", NADE, 64),
+    "pixelsnail": Setting("PixelSNAIL", SNAIL, 128, 0.999977),
+    "pixelsnail-batch-16": Setting("PixelSNAIL", SNAIL, 16, 0.999977),
+    "image-gpt": Setting("ImageGPT", GPT, 64, 0.999977, lr=5e-3),
+    "image-gpt-batch-16": Setting("ImageGPT", GPT, 16, 0.999977, lr=5e-3),
 }
 
 
@@ -334,7 +356,7 @@ def peer_training(model: Likelihood, learn: Dataset, setting: Setting, minutes: 
     def batch_at(step: int) -> tuple[Tensor, ...]:
         return (torch.from_numpy(batches(learn, setting.batch, 0, step)[0]),)
 
-    training = Training(model, batch_at, PeerPlan(minutes=minutes, decay=setting.decay))
+    training = Training(model, batch_at, PeerPlan(minutes=minutes, decay=setting.decay, lr=setting.lr))
     for group in training.optimizer.param_groups:
         group["betas"] = (0.9, 0.999)
     return training

@@ -37,6 +37,7 @@ FIGURES = {
     "occlusions": "chainrule.lecture.occlusions",
     "class-samples": "chainrule.lecture.class_samples",
     "next-pixel": "chainrule.lecture.next_pixel",
+    "bits-a-byte": "chainrule.lecture.bits_a_byte",
 }
 FACTS = "facts.json"
 
