@@ -161,6 +161,27 @@ def check_smallest(chain, event, sample=sample):
     check_walk(chain, one)
 
 
+def check_symbol_types(chain, event):
+    """A symbol is a number, whatever type of integers it comes in: bytes from 128 on do not wrap around."""
+    x = events(chain, event, 6)
+    x[:3] = chain.symbols - 1 - x[:3] % max(1, chain.symbols // 4)  # many in the upper quarter
+    with torch.no_grad():
+        expected = [
+            chain.loss(x, mixed(chain, 6)),
+            chain.logits(x, mixed(chain, 6)),
+            chain.log_prob(x, mixed(chain, 6)),
+        ]
+        for kind in (torch.uint8, torch.int32) if chain.symbols <= 256 else (torch.int32,):
+            y = x.to(kind)
+            found = [
+                chain.loss(y, mixed(chain, 6)),
+                chain.logits(y, mixed(chain, 6)),
+                chain.log_prob(y, mixed(chain, 6)),
+            ]
+            for name, a, b in zip(("loss", "logits", "log_prob"), expected, found, strict=True):
+                assert torch.equal(a, b), f"{name} of {kind} symbols differs by {(a - b).abs().max():.3g}"
+
+
 # ---- causality --------------------------------------------------------------------------------------------
 
 

@@ -40,6 +40,7 @@ from contracts import (
     check_smallest,
     check_store,
     check_sums_to_one,
+    check_symbol_types,
     check_walk,
     everything_before,
     randomised,
@@ -125,6 +126,16 @@ class MaskThatLargeScoresBeat(Good):
         future = torch.ones(n, n, dtype=torch.bool).triu(1)
         scores = e @ self.mix.weight[..., 0] @ e.mT - 1e4 * future
         return scores.softmax(-1) @ e
+
+
+class AddsBytes(Good):
+    """The distance of bytes to a level, in the arithmetic of bytes."""
+
+    def __init__(self, symbols=256, classes=0):
+        super().__init__(symbols, classes=classes)
+
+    def loss(self, x, context=None):
+        return super().loss(x, context) + (2 * x + 1).double().mean()
 
 
 # ---- causality ----
@@ -507,6 +518,7 @@ ALL = {
     "sums to one": check_sums_to_one,
     "extremes": check_extremes,
     "smallest": check_smallest,
+    "symbol types": check_symbol_types,
     "causality": check_causality,
     "causality in training": partial(check_causality, training=True),
     "items": check_items_are_independent,
@@ -559,6 +571,7 @@ BROKEN = [
     (check_smallest, MeanOfSymbols, {}, TEXT),
     (check_extremes, ExpWithoutMaximum, {}, TEXT),
     (check_extremes, MaskThatLargeScoresBeat, {}, TEXT),
+    (check_symbol_types, AddsBytes, {}, TEXT),
     (check_causality, SeesItself, {}, TEXT),
     (check_causality, SeesTheNext, {}, TEXT),
     (check_causality, SeesTheRowBelow, {}, (3, 2, 1)),

@@ -37,6 +37,7 @@ from contracts import (
     check_smallest,
     check_store,
     check_sums_to_one,
+    check_symbol_types,
     check_walk,
     everything_before,
     randomised,
@@ -142,6 +143,14 @@ def test_probabilities_of_all_events_add_up_to_one(name, kind, event, symbols, c
 @every(SOME)
 def test_extreme_weights_are_survived(name, kind, event, symbols, classes):
     check_extremes(randomised(tiny(name, kind, event, symbols, classes), event), event)
+
+
+@every({"image": [((3, 2, 1), 256), ((2, 2, 3), 256)], "text": [((5,), 256)], "array": [((2, 3), 256)]}, (0,))
+def test_bytes_are_numbers_up_to_255(name, kind, event, symbols, classes):
+    chain = randomised(
+        tiny(name, kind, event, symbols, classes), event, spread=1e3
+    )  # of a logistic they reach far
+    check_symbol_types(chain, event)
 
 
 @every(FIRST)

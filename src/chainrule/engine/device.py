@@ -40,7 +40,7 @@ def log_mass(k: Tensor, mean: Tensor, scale: Tensor, symbols: int) -> Tensor:
     outermost levels (Salimans et al. 2017, equation 2). With a and b the edges of a level, less the mean and divided by
     the scale, σ(a) - σ(b) = σ(a) σ(-b) (1 - e^(b - a)): as a sum of logarithms it is exact for any parameters.
     """
-    most = symbols - 1
+    k, most = k.long(), symbols - 1  # 2 k + 1 of a byte would wrap
     steep = torch.exp(-scale.clamp(-7, 7))
     a, b = (((2 * k + side).to(mean) / max(most, 1) - 1 - mean) * steep for side in (1, -1))
     above = torch.where(k < most, torch.logaddexp(-a, torch.zeros_like(a)), 0)  # F.softplus cuts off at 20
