@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 
 import chainrule.lecture
-from chainrule import cli, plots
+from chainrule import cli, plots, store
+from chainrule.chains import CHAINS
 from chainrule.chains.gated_pixelcnn import GatedPixelCNN
 from chainrule.codes.deep_autoencoder import DeepAutoencoder
 from chainrule.codes.pca import PCA
@@ -423,3 +424,21 @@ def test_a_listener_hears_how_far_a_training_is(tmp_path):
     lecture("class-samples", tmp_path, "tiny", listen=lambda *told: heard.append(told))
     steps = pixelwise.SIZES["tiny"]["steps"]
     assert heard == [("gated-pixelcnn of digits", done, steps) for done in range(1, steps + 1)]
+
+
+def test_every_image_chain_and_codec_is_in_the_table_of_bits(tmp_path):
+    facts = lecture("bits-a-byte", tmp_path, size="tiny")
+    rows = {row["by"]: row for row in facts["rows"]}
+    images = {name for name in CHAINS if "image" in store.resolve(name, CHAINS).KINDS} - {"uniform"}
+    assert images == {name for name, row in rows.items() if row["exact_score"] is not None}
+    assert {
+        "PNG, one sheet",
+        "WebP lossless, a file each",
+        "JPEG XL, one sheet",
+        "xz -9e, one file",
+    } <= rows.keys()
+    bits = [row["bits_per_byte"] for row in facts["rows"]]
+    assert bits == sorted(bits)
+    assert all(
+        row["with_model"] > row["bits_per_byte"] for row in rows.values() if row["with_model"] is not None
+    )
