@@ -40,6 +40,7 @@ class Coder(ABC):
     Attributes:
         arithmetic: the identifier of how probabilities are computed; environment: what they depend on.
         symbols, classes, event: of the model.
+        adapts: whether the model learns from what it codes: then a text is coded in one piece.
     """
 
     arithmetic: str
@@ -47,6 +48,7 @@ class Coder(ABC):
     symbols: int
     classes: int
     event: tuple[int, ...] | None = None
+    adapts: bool
     parallel: bool  # whether several blocks may be coded at a time
 
     @abstractmethod
@@ -83,7 +85,7 @@ class StrictCoder(Coder):
         self, program: engine.Program, event: tuple[int, ...] | None = None, group: int | None = None
     ):
         self.program, self.event, self.group = program, event, group
-        self.symbols, self.classes = program.symbols, program.classes
+        self.symbols, self.classes, self.adapts = program.symbols, program.classes, False
         self.environment: dict[str, str | int] = {}
 
     def model(self) -> bytes:
@@ -116,6 +118,7 @@ class NativeCoder(Coder):
     def __init__(self, chain: Chain, threads: int | None = None):
         self.chain = settled(chain)
         self.symbols, self.classes, self.event = chain.symbols, chain.classes, chain.event
+        self.adapts = chain.ADAPTS
         self.threads = threads or torch.get_num_threads()
         self.environment = environment() | {"threads": self.threads}
 
@@ -126,7 +129,8 @@ class NativeCoder(Coder):
         return store.sha256(self.chain, TABLE)
 
     def most_lanes(self, largest: int) -> int:
-        return max(1, min(128, (1 << 24) // (largest * self.symbols)))  # logits of at most 64 MB
+        held = sum(t.numel() for t in self.chain.buffers()) if self.adapts else 0  # a lane has its own
+        return max(1, min(128, (1 << 24) // (largest * self.symbols + held)))  # at most 64 MB of logits
 
     def encode(self, lanes: Lanes, symbols: np.ndarray, tick: Tick) -> tuple[bytes, np.ndarray]:
         encoder, bits = Encoder(), np.zeros(len(lanes.owner))
