@@ -51,7 +51,7 @@ class ContextMixing(Chain):
         self,
         symbols: int = 256,
         bits: int = 22,
-        orders: tuple[int, ...] = (1, 2, 3, 4, 5, 6),
+        orders: tuple[int, ...] = (1, 2, 3, 4, 6, 9),
         words: int = 2,
     ):
         super().__init__()
@@ -101,6 +101,11 @@ class ContextMixing(Chain):
             state.i += 1
         logits = state.mixer.logits(state.i, state.i + 1, self._dtype())
         return torch.from_numpy(logits[:, 0]), state
+
+    def program(self, p):
+        """The mixer is an operation of the engine; it begins with what was learned."""
+        primed = self.counts if bool(self.counts.any()) else None
+        return [p.mix(self.bits, self.words, self.orders, primed)]
 
     def _mixer(self, symbols: np.ndarray) -> Mixer:
         """Lanes that begin with what has been learned."""

@@ -32,9 +32,9 @@ SYMBOLS, DEPTH, BITS, ORDERS, WORDS, CONTEXTS, INPUTS, SLOTS, BY_ORDER, BY_NODE,
 )
 
 # A slot: 8 bits of check, 16 of probability, 6 of count.
-MOST_COUNT, KEPT = 30, 2  # a slot that was counted more often is not given away at once
+MOST_COUNT, KEPT = 10, 2  # a slot that was counted more often is not given away at once
 TOP = 3071  # log-odds are in units of 1/256, up to ±12
-WEIGHT, RATE = 19661, 2  # a mixer begins with 0.3 for every input; its rate of learning
+WEIGHT, RATE = 19661, 3  # a mixer begins with 0.3 for every input; its rate of learning
 GRID, REFINEMENT = 16, 1300  # intervals of a refinement; its rate of learning, of 65536
 MASK32, MIX, SPREAD = U(0xFFFFFFFF), U(0x9E3779B1), U(0x85EBCA6B)
 HALF, ONE16 = 32768, 65536
@@ -51,7 +51,7 @@ class Curves(NamedTuple):
     """The functions of a mixer as tables, made of correctly rounded operations alone.
 
     squash (6143,) int64: 65536 / (1 + e^(-x/256)) of x = -3071..3071, rounded; stretch (4096,) int64: its inverse at
-    probabilities (i + ½) / 4096; pace (64,) int64: 65536 / (n + 1.3); logs (65536,): ln(p / 65536), float64 or rounded
+    probabilities (i + ½) / 4096; pace (64,) int64: 65536 / (n + 1.1); logs (65536,): ln(p / 65536), float64 or rounded
     to float32.
     """
 
@@ -68,7 +68,7 @@ def curves(dtype: Any = np.float32) -> Curves:
     odds = np.concatenate([1 / powers[::-1], [1.0], powers])
     squash = np.floor(ONE16 * odds / (1 + odds) + 0.5).astype(np.int64).clip(1, ONE16 - 1)
     stretch = np.searchsorted(squash, 16 * np.arange(4096) + 8) - TOP
-    pace = (ONE16 / (np.arange(64) + 1.3)).astype(np.int64)
+    pace = (ONE16 / (np.arange(64) + 1.1)).astype(np.int64)
     return Curves(squash, stretch.astype(np.int64), pace, logarithms().astype(dtype))
 
 
@@ -257,7 +257,7 @@ def correct(counts, plan, work, level, bit):
     facts = work[level, FACTS]
     error = ((bit << 16) - facts[MIXED]) * RATE
     for i in range(plan[INPUTS]):
-        step = (work[level, INPUT, i] * error + (1 << 17)) >> 18
+        step = (work[level, INPUT, i] * error + (1 << 18)) >> 19
         move(counts, facts[FIRST] + i, step)
         move(counts, facts[SECOND] + i, step)
     nearer = facts[SHARE] >> 15
@@ -356,13 +356,13 @@ def learn_all(counts, plan, curves, work, symbols, begin, end, costs):
 
 
 @compiled
-def walk_along(counts, plan, curves, work, symbols, begin, end, out):
-    """out (lanes, end - begin, K), flat: `predict` positions begin to end of all lanes, each symbol learned before."""
+def walk_along(counts, plan, curves, work, symbols, known, begin, end, out):
+    """out (lanes, end - begin, K), flat: ln p at positions begin to end; `known` symbols are learned already."""
     size, count = plan[SIZE], plan[SYMBOLS]
     for lane in range(len(symbols)):
         for t in range(begin, end):
-            if t:
-                learn(counts, lane * size, plan, curves, work, symbols, lane, t - 1)
+            for before in range(known if t == begin else t - 1, t):
+                learn(counts, lane * size, plan, curves, work, symbols, lane, before)
             to = (lane * (end - begin) + t - begin) * count
             predict(counts, lane * size, plan, curves, work, symbols, lane, t, out, to)
 
@@ -384,15 +384,16 @@ class Mixer:
     """
 
     def __init__(self, plan: np.ndarray, counts: np.ndarray, symbols: np.ndarray):
-        self.plan, self.counts, self.symbols = plan, counts, symbols
+        self.plan, self.counts, self.symbols, self.known = plan, counts, symbols, 0
         self.work = scratch_of(int(plan[CONTEXTS]))
 
     def logits(self, begin: int, end: int, dtype: Any = np.float32) -> np.ndarray:
-        """ln p (lanes, end - begin, K) of positions begin to end; those of the positions before were asked for."""
+        """ln p (lanes, end - begin, K) of positions begin to end, which come after all that was asked for."""
         out = np.empty((len(self.symbols), end - begin, int(self.plan[SYMBOLS])), dtype)
         tables = self.counts, self.plan, curves(dtype), self.work, self.symbols
         with ieee():
-            walk_along(*tables, begin, end, out.reshape(-1))
+            walk_along(*tables, self.known, begin, end, out.reshape(-1))
+        self.known = end - 1
         return out
 
     def learn(self, begin: int, end: int) -> np.ndarray:

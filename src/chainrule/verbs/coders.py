@@ -31,6 +31,8 @@ CACHE = (
     1 << 18
 )  # symbols of a block by default: what one item costs to get back, against some 60 bytes a block
 
+MEMORY = 1 << 26  # whole numbers that the lanes of a block may keep to learn from: 256 MB
+
 Tick = Callable[[int], object]
 
 
@@ -85,7 +87,7 @@ class StrictCoder(Coder):
         self, program: engine.Program, event: tuple[int, ...] | None = None, group: int | None = None
     ):
         self.program, self.event, self.group = program, event, group
-        self.symbols, self.classes, self.adapts = program.symbols, program.classes, False
+        self.symbols, self.classes, self.adapts = program.symbols, program.classes, program.counts > 0
         self.environment: dict[str, str | int] = {}
 
     def model(self) -> bytes:
@@ -95,7 +97,8 @@ class StrictCoder(Coder):
         return engine.identity(self.program)
 
     def most_lanes(self, largest: int) -> int:
-        return max(1, min(1024, CACHE // largest))
+        held = MEMORY // self.program.counts if self.adapts else 1024  # every lane learns on its own
+        return max(1, min(1024, CACHE // largest, held))
 
     def encode(self, lanes: Lanes, symbols: np.ndarray, tick: Tick) -> tuple[bytes, np.ndarray]:
         return self._start(lanes).encode(symbols, lanes.active, tick)
