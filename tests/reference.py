@@ -138,9 +138,8 @@ class Mixer:
         self.J = 1 + len(orders) + words
         parts = [2**self.depth, 2**bits, self.J * 9 * (self.J + 1), 2**self.depth * (self.J + 1)]
         self.table, self.by_order, self.by_node, self.refined = np.cumsum(parts).tolist()
-        self.memory = (
-            np.zeros(self.refined + 34 * 2 ** (bits - 6), int) if memory is None else memory.astype(int)
-        )
+        size = -(-(self.refined + 34 * 2 ** (bits - 6)) // 16) * 16
+        self.memory = np.zeros(size, int) if memory is None else memory.astype(int)
 
     def contexts(self, seen):
         """The numbers of the contexts 1, 2, ..."""

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from chainrule.engine.mixing import SIZE, Mixer, plan_of
+from chainrule.engine.mixing import SIZE, Mixer, memories, plan_of
 from chainrule.model import Chain
 
 CHUNK = 4096  # positions between two looks at Ctrl-C, and of logits held at a time
@@ -109,7 +109,7 @@ class ContextMixing(Chain):
 
     def _mixer(self, symbols: np.ndarray) -> Mixer:
         """Lanes that begin with what has been learned."""
-        return Mixer(self.plan, np.tile(self.counts.numpy(), len(symbols)), symbols)
+        return Mixer(self.plan, memories(self.counts.numpy(), len(symbols)), symbols)
 
     def _dtype(self):
         return np.float64 if self.unit.dtype == torch.float64 else np.float32

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from chainrule.engine.kernels import attended
 from chainrule.engine.layout import place
-from chainrule.engine.mixing import SIZE, Mixer
+from chainrule.engine.mixing import SIZE, Mixer, memories
 from chainrule.engine.program import MIXING, Op, Program, Read, clocks, mixer_of
 
 
@@ -220,7 +220,7 @@ class Device:
         """The mixer of an operation: whole numbers one after another are work for the processor."""
         plan = mixer_of(self.program, op)
         primed = [self.program.weights[name] for name in op.weights] or [np.zeros(plan[SIZE], np.int32)]
-        return Mixer(plan, np.tile(primed[0], self.lanes), seen)
+        return Mixer(plan, memories(primed[0], self.lanes), seen)
 
     def _mix(self, mixer: Mixer, first: int, op: Op) -> Tensor:
         """ln p (lanes, K) of the symbol at position `first`."""

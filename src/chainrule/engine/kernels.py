@@ -14,7 +14,7 @@ import numpy as np
 from chainrule.coding import get, information, largest, put, tabulate, weigh
 from chainrule.engine import layout as at
 from chainrule.engine.layout import CODES
-from chainrule.engine.mixing import learn, predict, scratch_of
+from chainrule.engine.mixing import learn, predict, working_room
 from chainrule.engine.program import FIXED, LOCAL, STRIDED
 from chainrule.engine.simd import tile_1x1, tile_1x2, tile_1x4, tile_4x1
 from chainrule.jit import bits_of_single, called, compiled, inlined, single_of_bits
@@ -614,12 +614,12 @@ class Scratch(NamedTuple):
     work: np.ndarray
 
 
-def scratch_for(reads: int, symbols: int, contexts: int = 0) -> Scratch:
+def scratch_for(reads: int, symbols: int) -> Scratch:
     """Room for a program of so many reads and symbols."""
     spots, moved = np.zeros((2, max(1, reads)), np.int64)
     weights, kept = np.zeros((2, symbols))
     table, sums = np.zeros(symbols, np.int32), np.zeros(16, np.float32)
-    return Scratch(spots, moved, weights, kept, table, sums, scratch_of(contexts))
+    return Scratch(spots, moved, weights, kept, table, sums, working_room())
 
 
 class Choice(NamedTuple):

@@ -39,12 +39,13 @@ GRID, REFINEMENT = 16, 1300  # intervals of a refinement; its rate of learning, 
 MASK32, MIX, SPREAD = U(0xFFFFFFFF), U(0x9E3779B1), U(0x85EBCA6B)
 HALF, ONE16 = 32768, 65536
 
-# The scratch (9, 7, width) int64: of each level what its contexts know, and what the mixer made of it; of ALL, at the
-# end, what holds for all levels.
-HASH, BASE = 0, 1
-CHECK, SLOT, KNOWN, CHANCE, COUNT, INPUT, FACTS = range(7)
-FIRST, SECOND, MIXED, ONE, TWO, SHARE, ONCE, TWICE, FINAL = range(9)
-ALL = 8
+# The working room, flat (9 · 112,) int64: of each level what its contexts know, and what the mixer made of it; from ALL
+# on what holds for all levels. (Places are unsigned, or every access would look for a negative one.)
+WIDE, LEVEL = 16, 7 * 16
+HASH, BASE = 0, 16
+CHECK, SLOT, KNOWN, CHANCE, COUNT, INPUT, FACTS = range(0, LEVEL, WIDE)
+FIRST, SECOND, MIXED, ONE, TWO, SHARE, ONCE, TWICE, FINAL = range(FACTS, FACTS + 9)
+ALL = 8 * LEVEL
 
 
 class Curves(NamedTuple):
@@ -110,13 +111,22 @@ def plan_of(symbols: int, bits: int, words: int, orders: Sequence[int]) -> np.nd
     by_node = by_order + contexts * 9 * inputs
     refined = by_node + (inputs << depth)
     size = refined + 2 * ((GRID + 1) << (bits - 6))
+    size += -size % 16  # the memories of all lanes begin where a line of the processor's cache does
     facts = [symbols, depth, bits, len(orders), words, contexts, inputs]
     return np.array([*facts, slots, by_order, by_node, refined, size, *orders], np.int64)
 
 
-def scratch_of(contexts: int) -> np.ndarray:
-    """Room for what is computed on the way, (9, 7, width) int64."""
-    return np.zeros((ALL + 1, FACTS + 1, max(contexts + 1, FINAL + 1)), np.int64)
+def memories(primed: np.ndarray, lanes: int) -> np.ndarray:
+    """The memory of so many lanes (lanes · size,) int32, one after another, each a copy of `primed` (size,)."""
+    room = np.empty(lanes * len(primed) + 16, np.int32)
+    first = -room.ctypes.data % 64 // 4
+    room[first : first + lanes * len(primed)].reshape(lanes, len(primed))[:] = primed
+    return room[first : first + lanes * len(primed)]
+
+
+def working_room() -> np.ndarray:
+    """Room for what is computed on the way."""
+    return np.zeros(ALL + LEVEL, np.int64)
 
 
 # ---------------------------------------------------------------------------------------------------- contexts
@@ -138,13 +148,13 @@ def is_letter(symbol):
 
 @called
 def find_contexts(plan, symbols, lane, t, work):
-    """work[ALL, HASH]: a number of 32 bits for each context of position t, from symbols[lane, :t]."""
+    """work[ALL + HASH + j]: a number of 32 bits for each context of position t, from symbols[lane, :t]."""
     h, k = U(0), 1
     for back in range(1, plan[ORDER + plan[ORDERS] - 1] + 1):
         symbol = symbols[lane, t - back] + 1 if t >= back else 0
         h = scrambled(h + U(symbol) + U(1))
         if back == plan[ORDER + k - 1]:
-            work[ALL, HASH, k] = np.int64(scrambled(h + U(k)))
+            work[U(ALL + HASH + k)] = np.int64(scrambled(h + U(k)))
             k += 1
     last = U(symbols[lane, t - 1] + 1 if t else 0)
     place, end, h = t - 1, max(0, t - SCAN), U(0)
@@ -152,7 +162,7 @@ def find_contexts(plan, symbols, lane, t, work):
         while place >= end and is_letter(symbols[lane, place]):
             h = scrambled(h + U(symbols[lane, place] | 32) + U(1))
             place -= 1
-        work[ALL, HASH, k + word] = np.int64(scrambled(scrambled(h + last) + U(k + word)))
+        work[U(ALL + HASH + k + word)] = np.int64(scrambled(scrambled(h + last) + U(k + word)))
         while place >= end and not is_letter(symbols[lane, place]):
             place -= 1
         h = scrambled(h + U(1))
@@ -160,12 +170,12 @@ def find_contexts(plan, symbols, lane, t, work):
 
 @inlined
 def find_bases(plan, node, work):
-    """work[ALL, BASE] for the next four levels of the tree, below `node`: where slots are, and 8 bits of check."""
+    """work[ALL + BASE + j] for the next four levels of the tree, below `node`: where slots are, and 8 bits of check."""
     mask = (1 << plan[BITS]) - 1
     for j in range(1, plan[CONTEXTS]):
-        h = ((U(work[ALL, HASH, j]) + U(node)) * SPREAD) & MASK32
+        h = ((U(work[U(ALL + HASH + j)]) + U(node)) * SPREAD) & MASK32
         h = scrambled(h ^ (h >> U(13)))
-        work[ALL, BASE, j] = (np.int64(h ^ (h >> U(17))) & mask) << 8 | np.int64(h >> U(24))
+        work[U(ALL + BASE + j)] = (np.int64(h ^ (h >> U(17))) & mask) << 8 | np.int64(h >> U(24))
 
 
 # ----------------------------------------------------------------------------------------------- a binary decision
@@ -174,39 +184,40 @@ def find_bases(plan, node, work):
 @inlined
 def recall(counts, at, plan, curves, work, node, level):
     """What every context knows of the next bit at a node; gives the longest of the orders that knows something."""
+    here = level * LEVEL
     inner = (1 << (level & 3)) | (node & ((1 << (level & 3)) - 1))
     longest = 0
     for j in range(plan[CONTEXTS]):
-        base = work[ALL, BASE, j]
+        base = work[U(ALL + BASE + j)]
         slot = at + (plan[SLOTS] + ((base >> 8) ^ inner) if j else node)
-        held = np.int64(counts[slot])
+        held = np.int64(counts[U(slot)])
         check = base & 255 if j else 0
         known = j == 0 or held >> 22 & 255 == check
         count = held & 63 if known else 0
         chance = held >> 6 & 65535 if count else HALF
-        work[level, SLOT, j], work[level, KNOWN, j], work[level, CHECK, j] = slot, known, check
-        work[level, COUNT, j], work[level, CHANCE, j] = count, chance
-        work[level, INPUT, j] = curves.stretch[chance >> 4] if count else 0
+        work[U(here + SLOT + j)], work[U(here + KNOWN + j)], work[U(here + CHECK + j)] = slot, known, check
+        work[U(here + COUNT + j)], work[U(here + CHANCE + j)] = count, chance
+        work[U(here + INPUT + j)] = curves.stretch[U(chance >> 4)] if count else 0
         longest = j if count and j <= plan[ORDERS] else longest
-    work[level, INPUT, plan[CONTEXTS]] = 256
+    work[U(here + INPUT + plan[CONTEXTS])] = 256
     return longest
 
 
 @inlined
 def mix(counts, plan, work, level, first, second):
     """The log-odds that the next bit is 1: the inputs under two sets of weights."""
-    total = 0
+    total, here = 0, level * LEVEL
     for i in range(plan[INPUTS]):
-        weight = np.int64(counts[first + i]) + np.int64(counts[second + i])
+        weight = np.int64(counts[U(first + i)]) + np.int64(counts[U(second + i)])
         weight += WEIGHT if i < plan[CONTEXTS] else 0
-        total += work[level, INPUT, i] * weight
+        total += work[U(here + INPUT + i)] * weight
     return min(max(total >> 16, -TOP), TOP)
 
 
 @inlined
 def refinement(at, plan, work, which, node, odds):
     """(where, how far from there to the next of 65536) the refinement of log-odds stands under a context."""
-    h = scrambled(U(work[ALL, HASH, which]) + U(node) * SPREAD & MASK32)
+    h = scrambled(U(work[U(ALL + HASH + which)]) + U(node) * SPREAD & MASK32)
     row = np.int64(h) & ((1 << (plan[BITS] - 6)) - 1)
     row += (which - 1) << (plan[BITS] - 6)
     along = (odds + TOP) * (GRID << 16) // (2 * TOP + 1)
@@ -216,29 +227,39 @@ def refinement(at, plan, work, which, node, odds):
 @inlined
 def refined(counts, mixed, place, share):
     """The probability that was met at such log-odds, of 65536: interpolated changes of what was mixed."""
-    change = np.int64(counts[place]) * (ONE16 - share) + np.int64(counts[place + 1]) * share
+    change = np.int64(counts[U(place)]) * (ONE16 - share) + np.int64(counts[U(place + 1)]) * share
     return mixed + (change >> 16)
 
 
 @called
 def chance_of(counts, at, plan, curves, work, node, level):
     """The probability of a 1 at a node, 1..65535 of 65536; work[level] keeps how it came about."""
-    longest = recall(counts, at, plan, curves, work, node, level)
-    if work[level, COUNT, 0] == 0:
-        work[level, FACTS, FINAL] = HALF
+    longest, here = recall(counts, at, plan, curves, work, node, level), level * LEVEL
+    if work[U(here + COUNT)] == 0:
+        work[U(here + FINAL)] = HALF
         return np.int64(HALF)
-    surely = min(work[level, COUNT, longest], 8)
+    surely = min(work[U(here + COUNT + longest)], 8)
     first = at + plan[BY_ORDER] + (longest * 9 + surely) * plan[INPUTS]
     second = at + plan[BY_NODE] + node * plan[INPUTS]
     odds = mix(counts, plan, work, level, first, second)
     one, share = refinement(at, plan, work, 1, node, odds)
     two, _ = refinement(at, plan, work, 2, node, odds)
-    mixed = curves.squash[odds + TOP]
+    mixed = curves.squash[U(odds + TOP)]
     once, twice = refined(counts, mixed, one, share), refined(counts, mixed, two, share)
     chance = min(max((mixed + mixed + once + twice + 2) >> 2, 1), ONE16 - 1)
-    facts = work[level, FACTS]
-    facts[FIRST], facts[SECOND], facts[MIXED], facts[ONE], facts[TWO] = first, second, mixed, one, two
-    facts[SHARE], facts[ONCE], facts[TWICE], facts[FINAL] = share, once, twice, chance
+    (
+        work[U(here + FIRST)],
+        work[U(here + SECOND)],
+        work[U(here + MIXED)],
+        work[U(here + ONE)],
+        work[U(here + TWO)],
+    ) = first, second, mixed, one, two
+    work[U(here + SHARE)], work[U(here + ONCE)], work[U(here + TWICE)], work[U(here + FINAL)] = (
+        share,
+        once,
+        twice,
+        chance,
+    )
     return chance
 
 
@@ -254,35 +275,36 @@ def bounded(x):
 @inlined
 def correct(counts, plan, work, level, bit):
     """Move the weights along the gradient of the cost of the bit, and refinements towards what came."""
-    facts = work[level, FACTS]
-    error = ((bit << 16) - facts[MIXED]) * RATE
+    here = level * LEVEL
+    error = ((bit << 16) - work[U(here + MIXED)]) * RATE
     for i in range(plan[INPUTS]):
-        step = (work[level, INPUT, i] * error + (1 << 18)) >> 19
-        move(counts, facts[FIRST] + i, step)
-        move(counts, facts[SECOND] + i, step)
-    nearer = facts[SHARE] >> 15
-    move(counts, facts[ONE] + nearer, (bit * (ONE16 - 1) - facts[ONCE]) * REFINEMENT >> 16)
-    move(counts, facts[TWO] + nearer, (bit * (ONE16 - 1) - facts[TWICE]) * REFINEMENT >> 16)
+        step = (work[U(here + INPUT + i)] * error + (1 << 18)) >> 19
+        move(counts, work[U(here + FIRST)] + i, step)
+        move(counts, work[U(here + SECOND)] + i, step)
+    nearer = work[U(here + SHARE)] >> 15
+    move(counts, work[U(here + ONE)] + nearer, (bit * (ONE16 - 1) - work[U(here + ONCE)]) * REFINEMENT >> 16)
+    move(counts, work[U(here + TWO)] + nearer, (bit * (ONE16 - 1) - work[U(here + TWICE)]) * REFINEMENT >> 16)
 
 
 @inlined
 def move(counts, place, step):
     """Add to a number of the memory, within ±2^24: sums stay whole numbers whatever the memory held."""
-    counts[place] = np.int32(min(max(np.int64(counts[place]) + step, -(1 << 24)), 1 << 24))
+    counts[U(place)] = np.int32(min(max(np.int64(counts[U(place)]) + step, -(1 << 24)), 1 << 24))
 
 
 @inlined
 def count(counts, plan, curves, work, level, bit):
     """Move the probability of every context towards the bit; a new context takes over a slot little used."""
+    here = level * LEVEL
     for j in range(plan[CONTEXTS]):
-        slot, n, chance = work[level, SLOT, j], work[level, COUNT, j], work[level, CHANCE, j]
-        held = np.int64(counts[slot])
-        if not work[level, KNOWN, j] and (held & 63) > KEPT:
-            counts[slot] = np.int32(held - 1)
+        slot, n, chance = work[U(here + SLOT + j)], work[U(here + COUNT + j)], work[U(here + CHANCE + j)]
+        held = np.int64(counts[U(slot)])
+        if not work[U(here + KNOWN + j)] and (held & 63) > KEPT:
+            counts[U(slot)] = np.int32(held - 1)
             continue
-        chance += ((bit * (ONE16 - 1) - chance) * curves.pace[n]) >> 16
+        chance += ((bit * (ONE16 - 1) - chance) * curves.pace[U(n)]) >> 16
         chance = min(max(chance, 16), ONE16 - 17)
-        counts[slot] = np.int32(work[level, CHECK, j] << 22 | chance << 6 | min(n + 1, MOST_COUNT))
+        counts[U(slot)] = np.int32(work[U(here + CHECK + j)] << 22 | chance << 6 | min(n + 1, MOST_COUNT))
 
 
 @inlined
@@ -306,11 +328,11 @@ def learn(counts, at, plan, curves, work, symbols, lane, t):
             find_bases(plan, node, work)
         if decides(plan, node, level):
             chance = chance_of(counts, at, plan, curves, work, node, level)
-            cost -= curves.logs[chance if bit else ONE16 - chance]
+            cost -= curves.logs[U(chance if bit else ONE16 - chance)]
     for level in range(depth):
         node, bit = path >> (depth - level), path >> (depth - 1 - level) & 1
         if decides(plan, node, level):
-            if work[level, COUNT, 0]:
+            if work[U(level * LEVEL + COUNT)]:
                 correct(counts, plan, work, level, bit)
             count(counts, plan, curves, work, level, bit)
     return cost
@@ -325,11 +347,11 @@ def branch(counts, at, plan, curves, work, node, level, seen, out, to):
     below = plan[DEPTH] - 1 - level
     zero = (node << (below + 1)) - (1 << plan[DEPTH])
     chance = np.int64(HALF)
-    if seen and counts[at + node] & 63:
+    if seen and counts[U(at + node)] & 63:
         chance = chance_of(counts, at, plan, curves, work, node, level)
-    before = out[to + zero]
-    out[to + zero] = before + curves.logs[ONE16 - chance]
-    out[to + zero + (1 << below)] = before + curves.logs[chance]
+    before = out[U(to + zero)]
+    out[U(to + zero)] = before + curves.logs[U(ONE16 - chance)]
+    out[U(to + zero + (1 << below))] = before + curves.logs[U(chance)]
 
 
 @called
@@ -339,7 +361,7 @@ def predict(counts, at, plan, curves, work, symbols, lane, t, out, to):
     out[to] = 0.0
     for top in range(0, plan[DEPTH], 4):  # by groups of four levels, which share their bases
         for head in range(1 << top, 2 << top):
-            seen = counts[at + head] & 63  # else nothing below was seen either
+            seen = counts[U(at + head)] & 63  # else nothing below was seen either
             if seen:
                 find_bases(plan, head, work)
             for level in range(top, min(top + 4, plan[DEPTH])):
@@ -385,7 +407,7 @@ class Mixer:
 
     def __init__(self, plan: np.ndarray, counts: np.ndarray, symbols: np.ndarray):
         self.plan, self.counts, self.symbols, self.known = plan, counts, symbols, 0
-        self.work = scratch_of(int(plan[CONTEXTS]))
+        self.work = working_room()
 
     def logits(self, begin: int, end: int, dtype: Any = np.float32) -> np.ndarray:
         """ln p (lanes, end - begin, K) of positions begin to end, which come after all that was asked for."""

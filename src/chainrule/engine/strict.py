@@ -16,7 +16,7 @@ from chainrule.coding import check_count, finished, new_decoder, new_encoder, wo
 from chainrule.engine import kernels
 from chainrule.engine.builder import Builder
 from chainrule.engine.layout import LIMIT, layout, rounded
-from chainrule.engine.mixing import CONTEXTS, SIZE, plan_of
+from chainrule.engine.mixing import SIZE, memories, plan_of
 from chainrule.engine.program import Program
 from chainrule.errors import ChainruleError
 from chainrule.jit import announce, ieee
@@ -70,7 +70,7 @@ class Strict:
         weights = aligned(len(tables.weights))
         weights[:] = tables.weights
         self.tables = tables._replace(weights=weights)
-        self.scratch = self._room()
+        self.scratch = kernels.scratch_for(len(tables.reads), program.symbols)
         self.length = int(np.prod(event, dtype=np.int64))
         self.everybody = np.full(self.length, lanes, np.int64)  # the lanes that go on at each step: all
         size = groups * (int(self.tables.dims[-1]) + each * len(tables.primed))
@@ -84,17 +84,13 @@ class Strict:
             np.zeros((groups * each, self.length), np.int32),
             np.zeros(groups * each, np.int64),
             np.zeros((groups * each, pixels, program.features), np.float32),
-            np.tile(tables.primed, groups * each),
+            memories(tables.primed, groups * each),
         )
         self._take(self.context.classes, classes, "classes", program.classes)
         self._take(self.context.features, features, "features", program.features)
         found = self.context.classes
         if program.classes and not ((found >= 0) & (found < program.classes)).all():
             raise ChainruleError(f"the classes must be 0 to {program.classes - 1}")
-
-    def _room(self) -> kernels.Scratch:
-        contexts = max(self.tables.mixers[:, CONTEXTS], default=0)
-        return kernels.scratch_for(len(self.tables.reads), self.program.symbols, int(contexts))
 
     def _take(self, room: np.ndarray, given: Any, name: str, needed: int) -> None:
         """Context, checked against what the program needs."""
@@ -132,7 +128,7 @@ class Strict:
         other = copy.copy(self)
         other.memory = aligned(len(self.memory))
         other.memory[:] = self.memory
-        other.scratch = self._room()
+        other.scratch = kernels.scratch_for(len(self.tables.reads), self.program.symbols)
         own = {"symbols": self.context.symbols.copy(), "counts": self.context.counts.copy()}
         other.context = self.context._replace(**own)
         other.tables = self.tables._replace(places=self.tables.places.copy())

@@ -29,6 +29,7 @@ from chainrule.verbs.run_folder import (
     check_options,
     check_same_data,
     checkpoint,
+    learns_in_one_pass,
     new_folder,
     reopen,
     restore,
@@ -211,11 +212,6 @@ def check_for_chains(name: str, **given: Any) -> None:
         if value is not None:
             own = ", ".join(store.options(store.resolve(name, TABLE)))
             raise ChainruleError(f"--{option} is for chains: {name} has its own options for --set: {own}")
-
-
-def learns_in_one_pass(name: str) -> bool:
-    """Whether a model is a chain that reads its data once, in order."""
-    return getattr(store.resolve(name, TABLE), "PASSAGE", 0) > 0
 
 
 def check_one_pass(name: str, **given: Any) -> None:
