@@ -191,7 +191,7 @@ class Mixer:
         )
         odds = min(max(odds >> 16, -3071), 3071)
         mixed = SQUASH[odds + 3071]
-        along = (odds + 3071) * (16 << 16) // 6143
+        along = (odds + 3071) * 10923 >> 6
         share, places, said = along % 65536, [], []
         for which in (0, 1):
             row = scrambled((contexts[which] + node * 0x85EBCA6B) % 2**32) % 2 ** (self.bits - 6)

@@ -36,6 +36,7 @@ MOST_COUNT, KEPT = 10, 2  # a slot that was counted more often is not given away
 TOP = 3071  # log-odds are in units of 1/256, up to ±12
 WEIGHT, RATE = 19661, 3  # a mixer begins with 0.3 for every input; its rate of learning
 GRID, REFINEMENT = 16, 1300  # intervals of a refinement; its rate of learning, of 65536
+STRETCHED = 10923  # times an odd of 0..6142, over 64: a place in 16 intervals of 65536 each
 MASK32, MIX, SPREAD = U(0xFFFFFFFF), U(0x9E3779B1), U(0x85EBCA6B)
 HALF, ONE16 = 32768, 65536
 
@@ -51,7 +52,7 @@ ALL = 8 * LEVEL
 class Curves(NamedTuple):
     """The functions of a mixer as tables, made of correctly rounded operations alone.
 
-    squash (6143,) int64: 65536 / (1 + e^(-x/256)) of x = -3071..3071, rounded; stretch (4096,) int64: its inverse at
+    squash (6143,) int32: 65536 / (1 + e^(-x/256)) of x = -3071..3071, rounded; stretch (4096,) int16: its inverse at
     probabilities (i + ½) / 4096; pace (64,) int64: 65536 / (n + 1.1); logs (65536,): ln(p / 65536), float64 or rounded
     to float32.
     """
@@ -70,7 +71,7 @@ def curves(dtype: Any = np.float32) -> Curves:
     squash = np.floor(ONE16 * odds / (1 + odds) + 0.5).astype(np.int64).clip(1, ONE16 - 1)
     stretch = np.searchsorted(squash, 16 * np.arange(4096) + 8) - TOP
     pace = (ONE16 / (np.arange(64) + 1.1)).astype(np.int64)
-    return Curves(squash, stretch.astype(np.int64), pace, logarithms().astype(dtype))
+    return Curves(squash.astype(np.int32), stretch.astype(np.int16), pace, logarithms().astype(dtype))
 
 
 def logarithms() -> np.ndarray:
@@ -197,7 +198,7 @@ def recall(counts, at, plan, curves, work, node, level):
         chance = held >> 6 & 65535 if count else HALF
         work[U(here + SLOT + j)], work[U(here + KNOWN + j)], work[U(here + CHECK + j)] = slot, known, check
         work[U(here + COUNT + j)], work[U(here + CHANCE + j)] = count, chance
-        work[U(here + INPUT + j)] = curves.stretch[U(chance >> 4)] if count else 0
+        work[U(here + INPUT + j)] = np.int64(curves.stretch[U(chance >> 4)]) if count else 0
         longest = j if count and j <= plan[ORDERS] else longest
     work[U(here + INPUT + plan[CONTEXTS])] = 256
     return longest
@@ -220,7 +221,7 @@ def refinement(at, plan, work, which, node, odds):
     h = scrambled(U(work[U(ALL + HASH + which)]) + U(node) * SPREAD & MASK32)
     row = np.int64(h) & ((1 << (plan[BITS] - 6)) - 1)
     row += (which - 1) << (plan[BITS] - 6)
-    along = (odds + TOP) * (GRID << 16) // (2 * TOP + 1)
+    along = (odds + TOP) * STRETCHED >> 6
     return at + plan[REFINED] + row * (GRID + 1) + (along >> 16), along & 65535
 
 
@@ -231,7 +232,7 @@ def refined(counts, mixed, place, share):
     return mixed + (change >> 16)
 
 
-@called
+@inlined
 def chance_of(counts, at, plan, curves, work, node, level):
     """The probability of a 1 at a node, 1..65535 of 65536; work[level] keeps how it came about."""
     longest, here = recall(counts, at, plan, curves, work, node, level), level * LEVEL
@@ -244,7 +245,7 @@ def chance_of(counts, at, plan, curves, work, node, level):
     odds = mix(counts, plan, work, level, first, second)
     one, share = refinement(at, plan, work, 1, node, odds)
     two, _ = refinement(at, plan, work, 2, node, odds)
-    mixed = curves.squash[U(odds + TOP)]
+    mixed = np.int64(curves.squash[U(odds + TOP)])
     once, twice = refined(counts, mixed, one, share), refined(counts, mixed, two, share)
     chance = min(max((mixed + mixed + once + twice + 2) >> 2, 1), ONE16 - 1)
     (
