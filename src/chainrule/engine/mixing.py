@@ -403,7 +403,7 @@ class Mixer:
         >>> mixer = Mixer(plan, np.zeros(plan[SIZE], np.int32), np.zeros((1, 2), np.int32))
         >>> np.exp(mixer.logits(0, 2)).round(2)  # after a 0 another one is likelier
         array([[[0.25, 0.25, 0.25, 0.25],
-                [0.71, 0.13, 0.08, 0.08]]], dtype=float32)
+                [0.51, 0.2 , 0.14, 0.14]]], dtype=float32)
     """
 
     def __init__(self, plan: np.ndarray, counts: np.ndarray, symbols: np.ndarray):

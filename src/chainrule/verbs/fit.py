@@ -17,8 +17,7 @@ import numpy as np
 import torch
 
 from chainrule import __version__, store
-from chainrule.data import Dataset, batches, load, train_holdout
-from chainrule.data.batches import passage, passages
+from chainrule.data import Dataset, batches, load, passage, passages, train_holdout
 from chainrule.data.patches import COUNT
 from chainrule.errors import ChainruleError
 from chainrule.model import Chain, Code
