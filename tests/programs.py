@@ -7,6 +7,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from chainrule.engine import Builder
+from chainrule.engine.mixing import SIZE, plan_of
 from chainrule.engine.program import EARLY, clocks, is_known, symbol_is_known
 
 ONE = ("relu", "elu", "tanh", "sigmoid", "exp", "gelu")
@@ -14,7 +15,7 @@ KINDS = (
     *ONE,
     *("dense", "dense onto", "embed", "embed onto", "levels", "position", "select", "add", "multiply"),
     *("gate", "norm", "attend", "concat", "constant", "class", "features", "lstm", "mlstm", "memory", "part"),
-    *("copy", "constant here", "dense here onto", "here", "total", "logistics", "logistic of"),
+    *("copy", "constant here", "dense here onto", "here", "total", "logistics", "logistic of", "mix"),
 )
 # of an LSTM: its clock, and where the earlier hidden state and the earlier cell are (rows, columns), or carried
 STATES = [("pixel",), ("pixel", (0, -1), (0, -1)), ("pixel", (-1, 1), (-1, 0))]
@@ -94,6 +95,8 @@ class Writer:
             return self.memory(n)
         if kind == "lstm":
             return self.lstm(n)
+        if kind == "mix":
+            return self.mix()
         if kind == "mlstm":
             return self.mlstm(n)
         if kind == "attend":
@@ -172,6 +175,18 @@ class Writer:
             else self.p.logistic_of(three, channel, **when)
         )
         return self.p.pointwise("tanh", made, **when)
+
+    def mix(self):
+        """A mixer with an empty memory, or with one in which anything may stand."""
+        bits, words = self.rng.choice([8, 9]), self.number(0, 2)
+        orders = sorted(self.rng.sample(range(1, 9), self.number(2, 4)))
+        counts = None
+        if self.rng.random() < 0.5:
+            size = int(plan_of(self.p.symbols, bits, words, orders)[SIZE])
+            counts = self.weights.integers(-(2**31), 2**31, size, dtype=np.int32)
+            few = 1 << self.number(0, 31)  # extreme weights, or such as mixers learn
+            counts = counts // few
+        return self.p.pointwise("tanh", self.p.mix(bits, words, orders, counts), clock="pixel")
 
     def of_the_pixel(self, kind, n, clock, when):
         """The operations whose weights, or what they read, belong to the pixel; a running sum of them."""

@@ -5,6 +5,8 @@ every operation in float32 in the order of the strict executor, so its bits must
 computes the textbook's formulas in float64.
 """
 
+import bisect
+import math
 from types import SimpleNamespace
 
 import numpy as np
@@ -113,6 +115,143 @@ DOUBLE = SimpleNamespace(
 )
 
 
+def squash(x):
+    """A probability of 65536 from log-odds of 1/256."""
+    return min(max(math.floor(65536 / (1 + math.exp(-x / 256)) + 0.5), 1), 65535)
+
+
+SQUASH = [squash(x) for x in range(-3071, 3072)]
+STRETCH = [bisect.bisect_left(SQUASH, 16 * i + 8) - 3071 for i in range(4096)]
+
+
+def scrambled(h):
+    h = h * 0x9E3779B1 % 2**32
+    return h ^ h >> 15
+
+
+class Mixer:
+    """Context mixing of one lane in Python's whole numbers, as docs/step-programs.md says."""
+
+    def __init__(self, symbols, bits, words, orders, memory=None):
+        self.K, self.bits, self.words, self.orders = symbols, bits, words, orders
+        self.depth = (symbols - 1).bit_length()
+        self.J = 1 + len(orders) + words
+        parts = [2**self.depth, 2**bits, self.J * 9 * (self.J + 1), 2**self.depth * (self.J + 1)]
+        self.table, self.by_order, self.by_node, self.refined = np.cumsum(parts).tolist()
+        size = -(-(self.refined + 34 * 2 ** (bits - 6)) // 16) * 16
+        self.memory = np.zeros(size, int) if memory is None else memory.astype(int)
+
+    def contexts(self, seen):
+        """The numbers of the contexts 1, 2, ..."""
+        h, found = 0, []
+        for back in range(1, self.orders[-1] + 1):
+            h = scrambled(h + (seen[-back] + 1 if back <= len(seen) else 0) + 1)
+            if back in self.orders:
+                found.append(scrambled(h + len(found) + 1))
+        last = seen[-1] + 1 if seen else 0
+        text, h = list(seen[-64:]), 0
+        for _ in range(self.words):
+            while text and self.letter(text[-1]):
+                h = scrambled(h + (text.pop() | 32) + 1)
+            found.append(scrambled(scrambled(h + last) + len(found) + 1))
+            while text and not self.letter(text[-1]):
+                text.pop()
+            h = scrambled(h + 1)
+        return found
+
+    def letter(self, symbol):
+        return symbol >= 128 or chr(symbol).isalpha()
+
+    def decides(self, node, level):
+        return (2 * node + 1 << self.depth - 1 - level) - 2**self.depth < self.K
+
+    def look(self, contexts, node, level):
+        """What is known at a node, and the probability of a 1 that follows."""
+        head, inner = node >> level % 4, 1 << level % 4 | node % (1 << level % 4)
+        slots, checks = [node], [0]
+        for h in contexts:
+            h = (h + head) * 0x85EBCA6B % 2**32
+            h = scrambled(h ^ h >> 13)
+            slots.append(self.table + (((h ^ h >> 17) % 2**self.bits) ^ inner))
+            checks.append(h >> 24)
+        held = [int(self.memory[slot]) for slot in slots]
+        known = [j == 0 or v >> 22 & 255 == checks[j] for j, v in enumerate(held)]
+        counts = [v % 64 * k for v, k in zip(held, known, strict=True)]
+        chances = [(v >> 6) % 65536 if n else 32768 for v, n in zip(held, counts, strict=True)]
+        node_facts = {"slots": slots, "checks": checks, "known": known, "counts": counts, "chances": chances}
+        if not counts[0]:
+            return node_facts | {"final": 32768}
+        inputs = [STRETCH[p >> 4] if n else 0 for p, n in zip(chances, counts, strict=True)] + [256]
+        longest = max(j for j in range(len(self.orders) + 1) if counts[j] or j == 0)
+        first = self.by_order_of(longest, min(counts[longest], 8))
+        second = self.by_node + node * (self.J + 1)
+        start = [19661] * self.J + [0]
+        odds = sum(
+            x * int(self.memory[first + i] + self.memory[second + i] + start[i]) for i, x in enumerate(inputs)
+        )
+        odds = min(max(odds >> 16, -3071), 3071)
+        mixed = SQUASH[odds + 3071]
+        along = (odds + 3071) * 10923 >> 6
+        share, places, said = along % 65536, [], []
+        for which in (0, 1):
+            row = scrambled((contexts[which] + node * 0x85EBCA6B) % 2**32) % 2 ** (self.bits - 6)
+            place = self.refined + 17 * (row + which * 2 ** (self.bits - 6)) + (along >> 16)
+            low, high = int(self.memory[place]), int(self.memory[place + 1])
+            places.append(place)
+            said.append(mixed + (low * (65536 - share) + high * share >> 16))
+        final = min(max(2 * mixed + sum(said) + 2 >> 2, 1), 65535)
+        mixer = {"inputs": inputs, "first": first, "second": second, "mixed": mixed}
+        return node_facts | mixer | {"share": share, "places": places, "said": said, "final": final}
+
+    def by_order_of(self, longest, surely):
+        return self.by_order + (longest * 9 + surely) * (self.J + 1)
+
+    def learn(self, seen, symbol):
+        contexts, path = self.contexts(seen), symbol + 2**self.depth
+        nodes = [(path >> self.depth - level, level) for level in range(self.depth)]
+        nodes = [pair for pair in nodes if self.decides(*pair)]
+        for (_, level), at in zip(nodes, [self.look(contexts, *pair) for pair in nodes], strict=True):
+            bit = path >> self.depth - 1 - level & 1
+            if "mixed" in at:
+                self.correct(at, bit)
+            self.count(at, bit)
+
+    def correct(self, at, bit):
+        error = ((bit << 16) - at["mixed"]) * 3
+        for i, x in enumerate(at["inputs"]):
+            for place in (at["first"] + i, at["second"] + i):
+                self.move(place, x * error + 2**18 >> 19)
+        for place, said in zip(at["places"], at["said"], strict=True):
+            self.move(place + (at["share"] >> 15), (bit * 65535 - said) * 1300 >> 16)
+
+    def move(self, place, step):
+        self.memory[place] = min(max(int(self.memory[place]) + step, -(2**24)), 2**24)
+
+    def count(self, at, bit):
+        for j, (slot, check) in enumerate(zip(at["slots"], at["checks"], strict=True)):
+            held, n, p = int(self.memory[slot]), at["counts"][j], at["chances"][j]
+            if not at["known"][j] and held % 64 > 2:
+                self.memory[slot] = held - 1
+                continue
+            p = min(max(p + ((bit * 65535 - p) * int(65536 / (n + 1.1)) >> 16), 16), 65519)
+            self.memory[slot] = check << 22 | p << 6 | min(n + 1, 10)
+
+    def predict(self, seen, dtype):
+        """ln p of every symbol, added up from the root on."""
+        contexts, out = self.contexts(seen), [dtype(0)] * self.K
+        for symbol in range(self.K):
+            path, unseen = symbol + 2**self.depth, False
+            for level in range(self.depth):
+                node = path >> self.depth - level
+                if level % 4 == 0:
+                    unseen = self.memory[node] % 64 == 0
+                if self.decides(node, level):
+                    p = 32768 if unseen else self.look(contexts, node, level)["final"]
+                    bit = path >> self.depth - 1 - level & 1
+                    out[symbol] = out[symbol] + dtype(math.log((p if bit else 65536 - p) / 65536))
+        return out
+
+
 class TooEarly(Exception):
     """A program read what was not there yet."""
 
@@ -128,6 +267,7 @@ class Reference:
         self.symbols = np.full(symbols.shape, -1)
         self.values = [self.room(value) for value in program.values]
         self.weights = {k: w.astype(math.dtype) for k, w in program.weights.items()}
+        self.mixers = {op.output: self.mixers_of(op) for op in program.ops if op.kind in ("mix", "mix from")}
 
     def room(self, value):
         """Nothing is written; the state of a recurrence is zero."""
@@ -205,6 +345,8 @@ class Reference:
             self.math,
         )
         pixel = (f * self.H + r) * self.W + c
+        if op.kind in ("mix", "mix from"):
+            return self.mix(self.mixers[op.output], pixel * self.C)
         if op.kind == "constant":
             return np.tile(w[0], (self.lanes, 1))
         if op.kind == "constant here":
@@ -262,6 +404,23 @@ class Reference:
             "cell": lambda: m.sigmoid(quarters[1]) * x[1] + m.gated(quarters[2], quarters[0]),
             "hidden": lambda: m.gated(x[1], quarters[3]),
         }[op.kind]()
+
+    def mixers_of(self, op):
+        """A mixer for each lane."""
+        bits, words, *orders = op.numbers
+        memory = [self.p.weights[name] for name in op.weights] or [None]
+        return [Mixer(self.p.symbols, bits, words, orders, memory[0]) for _ in range(self.lanes)]
+
+    def mix(self, mixers, first):
+        """Learn the last pixel, predict the next symbol."""
+        seen = [lane[:first].tolist() for lane in self.symbols]
+        if any(symbol < 0 for lane in seen for symbol in lane):
+            raise TooEarly("mix")
+        for lane, mixer in zip(seen, mixers, strict=True):
+            for t in range(max(first - self.C, 0), first):
+                mixer.learn(lane[:t], lane[t])
+        rows = [mixer.predict(lane, self.math.dtype) for lane, mixer in zip(seen, mixers, strict=True)]
+        return np.array(rows, self.math.dtype)
 
     def logistics(self, x):
         """One logistic after another."""

@@ -87,7 +87,7 @@ PLAIN = {
     "gated-pixelcnn": {"position": False, "width": 8, "head": 16, "mix": 16},
     "image-transformer": {"units": 0, "head": 32},
 }  # settings in which only padding can tell a border
-UNTRAINED = {"uniform"}  # chains without parameters
+UNTRAINED = {"uniform", "counting"}  # chains without parameters
 
 
 def data_of(kind, event, symbols, classes):

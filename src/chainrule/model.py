@@ -33,6 +33,8 @@ class Chain(nn.Module, ABC):
         classes: the number of classes it is conditioned on; 0 when it is unconditional.
         SIZES: named sets of constructor arguments: "tiny" for tests, "laptop", "paper".
         KINDS: the kinds of data it can be fitted to.
+        PASSAGE: of a chain that learns in one pass over its data, in order (`learn`): symbols a step; 0: of no other.
+        ADAPTS: whether it goes on learning within an event: a text is better not cut into pieces.
         AXES, channels: how its step program, if it states one, sees an event: see `chainrule.engine`.
 
     A chain may state `program(p)`: the same conditionals, one symbol at a time, as calls of the builder `p`
@@ -42,6 +44,8 @@ class Chain(nn.Module, ABC):
 
     SIZES: ClassVar[dict[str, dict[str, Any]]] = {}
     KINDS: ClassVar[tuple[str, ...]] = ()
+    PASSAGE: ClassVar[int] = 0
+    ADAPTS: ClassVar[bool] = False
     AXES: ClassVar[str] = "line"
     symbols: int
     event: tuple[int, ...] | None = None

@@ -2,6 +2,7 @@
 
 CHAINS = {
     "uniform": "chainrule.chains.uniform:Uniform",
+    "counting": "chainrule.chains.counting:ContextMixing",
     "fvbn": "chainrule.chains.fvbn:FVBN",
     "nade": "chainrule.chains.nade:NADE",
     "made": "chainrule.chains.made:MADE",

@@ -10,7 +10,15 @@ from pathlib import Path
 import numpy as np
 
 from chainrule.data.arrays import from_array, has_splits
-from chainrule.data.batches import batches, draw, rank_in_class, steps_per_epoch, train_holdout
+from chainrule.data.batches import (
+    batches,
+    draw,
+    passage,
+    passages,
+    rank_in_class,
+    steps_per_epoch,
+    train_holdout,
+)
 from chainrule.data.dataset import Dataset
 from chainrule.data.files import load_path
 from chainrule.data.named import NAMED, SPLITS, describe, load_named
@@ -24,6 +32,8 @@ __all__ = [
     "describe",
     "draw",
     "load",
+    "passage",
+    "passages",
     "rank_in_class",
     "steps_per_epoch",
     "train_holdout",

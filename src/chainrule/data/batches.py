@@ -14,6 +14,7 @@ from chainrule.errors import ChainruleError
 # Every use of random numbers has its own streams, so that the order of epoch 3 shares nothing with the
 # binarisation of step 3.
 BINARISE, SHUFFLE, WINDOWS = 0, 1, 2
+BEFORE = 64  # symbols that a passage is given to know where it stands
 
 
 def draw(dataset: Dataset, index: np.ndarray, seed: int = 0, step: int = 0) -> np.ndarray:
@@ -102,6 +103,23 @@ def windows(
     at = rng.integers(starts[-1], size=size)
     index = np.searchsorted(starts, at, side="right")
     return index, at - np.where(index > 0, starts[index - 1], 0), length
+
+
+def passages(dataset: Dataset, size: int) -> list[tuple[int, int]]:
+    """(event, first symbol) of the passages of at most `size` symbols that, in order, are all of the data.
+
+    >>> passages(Dataset(x=[np.zeros(5, np.uint8), np.zeros(2, np.uint8)], levels=2, kind="text"), size=3)
+    [(0, 0), (0, 3), (1, 0)]
+    """
+    lengths = [np.asarray(x).size for x in dataset.x]
+    return [(i, begin) for i, length in enumerate(lengths) for begin in range(0, length, size)]
+
+
+def passage(dataset: Dataset, event: int, begin: int, size: int) -> tuple[np.ndarray, int]:
+    """A passage with up to `BEFORE` symbols before it: (symbols (1, N) int64, where in them it begins)."""
+    flat = np.asarray(dataset.x[event]).reshape(1, -1)
+    first = max(0, begin - BEFORE)
+    return flat[:, first : begin + size].astype(np.int64), begin - first
 
 
 def train_holdout(dataset: Dataset, share: float = 0.1) -> tuple[Dataset, Dataset | None]:

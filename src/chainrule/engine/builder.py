@@ -202,6 +202,11 @@ class Builder:
         """The log weights and, added, the log mass that each logistic of x gives the symbol of a channel."""
         return self._op("logistic of", x.width // 3, (x,), (), (channel,), **when)
 
+    def mix(self, bits: int, words: int, orders: Sequence[int], counts: Any = None) -> Handle:
+        """ln p (K,) of the next symbol by context mixing (see `mixing`); `counts`: the memory it begins with."""
+        kind, weights = ("mix", ()) if counts is None else ("mix from", (counts,))
+        return self._op(kind, self.symbols, (), weights, (bits, words, *orders), clock="pixel")
+
     def norm(self, x: Handle, weight: Any, bias: Any, **when: Any) -> Handle:
         """Layer normalisation."""
         return self._op("norm", x.width, (x,), [weight, bias], **when)
@@ -275,4 +280,4 @@ class Builder:
 
     def _array(self, array: Any) -> np.ndarray:
         array = array.detach().cpu().numpy() if hasattr(array, "detach") else np.asarray(array)
-        return np.ascontiguousarray(array, self.dtype)
+        return np.ascontiguousarray(array, np.int32 if array.dtype == np.int32 else self.dtype)

@@ -16,7 +16,8 @@ from torch.nn import functional as F
 
 from chainrule.engine.kernels import attended
 from chainrule.engine.layout import place
-from chainrule.engine.program import Op, Program, Read, clocks
+from chainrule.engine.mixing import SIZE, Mixer, memories
+from chainrule.engine.program import MIXING, Op, Program, Read, clocks, mixer_of
 
 
 def gate(x: Tensor) -> Tensor:
@@ -93,6 +94,8 @@ class Device:
         ]
         self.weights = {k: torch.from_numpy(w).to(**options) for k, w in program.weights.items()}
         self.symbols = torch.zeros(lanes, int(np.prod(event)), dtype=torch.long, device=device)
+        seen = np.zeros(tuple(self.symbols.shape), np.int32)
+        self.mixers = {op.output: self._mixer(op, seen) for op in program.ops if op.kind in MIXING}
         self.classes = None if classes is None else torch.as_tensor(np.asarray(classes), device=device)
         self.features: Any = None if features is None else torch.as_tensor(np.asarray(features)).to(**options)
 
@@ -100,6 +103,7 @@ class Device:
         """A branch point: both go on from here on their own."""
         other = copy.copy(self)
         other.values, other.symbols = [v.clone() for v in self.values], self.symbols.clone()
+        other.mixers = copy.deepcopy(self.mixers)
         return other
 
     def logits(self) -> Tensor:
@@ -179,6 +183,8 @@ class Device:
         if op.kind == "dense onto":
             return x[0] + torch.cat(x[1:], -1) @ w[0]
         pixel = (frame * self.dims[1] + row) * self.dims[2] + column
+        if op.kind in MIXING:
+            return self._mix(self.mixers[op.output], pixel * self.program.channels, op)
         if op.kind == "dense here onto":
             return x[0] + torch.cat(x[1:], -1) @ w[0].unflatten(0, (self.program.pixels, -1))[pixel]
         if op.kind == "constant here":
@@ -209,6 +215,19 @@ class Device:
             2 * at / max(count - 1, 1) - 1 for at, count in zip((row, column), self.dims[1:], strict=True)
         ]
         return torch.tensor(places, dtype=torch.float64).to(self.values[op.output])
+
+    def _mixer(self, op: Op, seen: np.ndarray) -> Mixer:
+        """The mixer of an operation: whole numbers one after another are work for the processor."""
+        plan = mixer_of(self.program, op)
+        primed = [self.program.weights[name] for name in op.weights] or [np.zeros(plan[SIZE], np.int32)]
+        return Mixer(plan, memories(primed[0], self.lanes), seen)
+
+    def _mix(self, mixer: Mixer, first: int, op: Op) -> Tensor:
+        """ln p (lanes, K) of the symbol at position `first`."""
+        mixer.symbols[:, mixer.known : first] = self.symbols[:, mixer.known : first].cpu().numpy()
+        value = self.values[op.output]
+        exact = np.float64 if value.dtype == torch.float64 else np.float32
+        return torch.from_numpy(mixer.logits(first, first + 1, exact)[:, 0]).to(value)
 
     def _masses(self, x: Tensor, levels: Tensor) -> Tensor:
         """Log weights plus log masses (lanes, J, levels) of logistics x (lanes, 3 J)."""

@@ -14,6 +14,7 @@ import numpy as np
 from chainrule.coding import get, information, largest, put, tabulate, weigh
 from chainrule.engine import layout as at
 from chainrule.engine.layout import CODES
+from chainrule.engine.mixing import learn, predict, working_room
 from chainrule.engine.program import FIXED, LOCAL, STRIDED
 from chainrule.engine.simd import tile_1x1, tile_1x2, tile_1x4, tile_4x1
 from chainrule.jit import bits_of_single, called, compiled, inlined, single_of_bits
@@ -41,7 +42,7 @@ ADD, MULTIPLY, RELU, ELU, TANH = (CODES[k] for k in ("add", "multiply", "relu", 
 SIGMOID, EXP, GELU_, GATE = (CODES[k] for k in ("sigmoid", "exp", "gelu", "gate"))
 CELL, HIDDEN, NORM, ATTEND, POINT = (CODES[k] for k in ("cell", "hidden", "norm", "attend", "point"))
 FILL_HERE, COPY_HERE, DENSE_HERE = (CODES[k] for k in ("fill here", "copy here", "dense here"))
-LOGISTICS, LOGISTIC_OF = CODES["logistics"], CODES["logistic of"]
+LOGISTICS, LOGISTIC_OF, MIX = CODES["logistics"], CODES["logistic of"], CODES["mix"]
 ONCE, FRAME, BACK, ROW, PIXEL, CHANNEL = range(6)  # the clocks; then one more a channel, and "done"
 FRAMES, ROWS, COLUMNS, CHANNELS, SYMBOLS, LANES, SIZE = range(7)  # Tables.dims
 
@@ -439,6 +440,8 @@ def run_rare(
         elif kind == LOGISTIC_OF:
             k = np.int64(context.symbols[lane + i, pixel * dims[CHANNELS] + ops[o, at.D]])
             logistic_of(memory, x + i * ldx, to, n, dims[SYMBOLS], k)
+        elif kind == MIX:
+            mix(tables, context, memory, o, lane + i, pixel, to, scratch)
         elif kind == LEVELS:
             for c in range(n):
                 level = F(context.symbols[lane + i, pixel * dims[CHANNELS] + c])
@@ -461,6 +464,17 @@ def run_rare(
             attend(
                 memory, x + i * ldx, first_key, first_value, step, to, n, pixel, scores, *how, scratch.sums
             )
+
+
+@called
+def mix(tables, context, memory, o, lane, pixel, y, scratch):
+    """Learn the last pixel of a lane, then y = ln p of every symbol."""
+    ops, channels = tables.ops, tables.dims[CHANNELS]
+    plan, at_lane = tables.mixers[ops[o, at.A]], lane * len(tables.primed) + ops[o, at.B]
+    first, work = pixel * channels, scratch.work
+    for t in range(max(first - channels, 0), first):
+        learn(context.counts, at_lane, plan, tables.curves, work, context.symbols, lane, t)
+    predict(context.counts, at_lane, plan, tables.curves, work, context.symbols, lane, first, memory, y)
 
 
 @inlined
@@ -573,17 +587,22 @@ def run_clocks(tables, context, memory, group, rows, lane, t, after, scratch):
 
 
 class Context(NamedTuple):
-    """What belongs to the lanes: symbols (lanes, N) int32, classes (lanes,) int64, features (lanes, pixels, d)."""
+    """What belongs to the lanes: symbols (lanes, N) int32, classes (lanes,) int64, features (lanes, pixels, d).
+
+    counts: what mixers have learned, one lane after another, int32.
+    """
 
     symbols: np.ndarray
     classes: np.ndarray
     features: np.ndarray
+    counts: np.ndarray
 
 
 class Scratch(NamedTuple):
     """Room for what is computed on the way: compiled code takes no memory of its own.
 
-    spots, moved: where the reads of an operation begin; weights, kept, table (K,): of a distribution; sums (16,).
+    spots, moved: where the reads of an operation begin; weights, kept, table (K,): of a distribution; sums (16,);
+    work: of a mixer.
     """
 
     spots: np.ndarray
@@ -592,13 +611,15 @@ class Scratch(NamedTuple):
     kept: np.ndarray
     table: np.ndarray
     sums: np.ndarray
+    work: np.ndarray
 
 
 def scratch_for(reads: int, symbols: int) -> Scratch:
     """Room for a program of so many reads and symbols."""
     spots, moved = np.zeros((2, max(1, reads)), np.int64)
     weights, kept = np.zeros((2, symbols))
-    return Scratch(spots, moved, weights, kept, np.zeros(symbols, np.int32), np.zeros(16, np.float32))
+    table, sums = np.zeros(symbols, np.int32), np.zeros(16, np.float32)
+    return Scratch(spots, moved, weights, kept, table, sums, working_room())
 
 
 class Choice(NamedTuple):

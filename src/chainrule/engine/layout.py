@@ -14,7 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from chainrule.engine.program import EARLY, Op, Program, Read, clocks
+from chainrule.engine.mixing import MOST_ORDERS, ORDER, SIZE, Curves, curves
+from chainrule.engine.program import EARLY, MIXING, Op, Program, Read, clocks, mixer_of
 from chainrule.errors import ChainruleError
 
 VECTOR = 16
@@ -23,7 +24,7 @@ LIMIT = 1 << 30  # numbers of float32 that the values of all lanes may take: 4 G
 KINDS = (
     "fill", "copy", "dense", "embed", "class", "levels", "position", "features", "select", "add", "multiply",
     "relu", "elu", "tanh", "sigmoid", "exp", "gelu", "gate", "cell", "hidden", "norm", "attend", "point",
-    "fill here", "copy here", "dense here", "logistics", "logistic of",
+    "fill here", "copy here", "dense here", "logistics", "logistic of", "mix",
 )  # fmt: skip
 CODES = {kind: code for code, kind in enumerate(KINDS)}
 
@@ -39,7 +40,8 @@ class Tables(NamedTuple):
 
     ops (n, 15), reads (m, 12) int64; places (m,) int64, where the current row of each read begins; starts: the
     first operation of each clock; logits: the read of each channel's; wipe (w, 2): what a new frame clears;
-    weights float32; dims: frames, rows, columns, channels, symbols, lanes, numbers a group.
+    weights float32; dims: frames, rows, columns, channels, symbols, lanes, numbers a group; mixers (x, 25): the plan
+    of each; primed int32: the counts that a lane begins with; curves: the functions of the mixers.
     """
 
     ops: np.ndarray
@@ -50,6 +52,9 @@ class Tables(NamedTuple):
     wipe: np.ndarray
     weights: np.ndarray
     dims: np.ndarray
+    mixers: np.ndarray
+    primed: np.ndarray
+    curves: Curves
 
 
 @dataclass(frozen=True)
@@ -105,6 +110,9 @@ def layout(program: Program, event: tuple[int, ...], lanes: int) -> Tables:
         table(ring, 2),
         np.concatenate([*lowering.weights, np.zeros(VECTOR, np.float32)]),
         np.array([*dims, program.channels, program.symbols, lanes, size], np.int64),
+        np.array(lowering.mixers, np.int64).reshape(-1, ORDER + MOST_ORDERS),
+        np.concatenate([*lowering.primed, np.zeros(0, np.int32)]),
+        curves(),
     )
 
 
@@ -162,6 +170,8 @@ class Lowering:
         self.reads: list[list[int]] = []
         self.weights: list[np.ndarray] = []
         self.used = 0
+        self.mixers: list[np.ndarray] = []
+        self.primed: list[np.ndarray] = []
 
     def read(self, read: Read) -> int:
         """A row of the table of reads; gives its number."""
@@ -209,6 +219,7 @@ class Lowering:
             "select",
             "attend",
             "logistic of",
+            "mix",
         )
         return int(plain and all(s.half == 0 and s.mask == -1 and s.columns > 1 for s in stores))
 
@@ -241,12 +252,21 @@ class Lowering:
             self.emit("logistics", out, op.reads, k=op.reads[0].width // 3)
         elif op.kind == "logistic of":
             self.emit("logistic of", out, op.reads, d=op.numbers[0])
+        elif op.kind in MIXING:
+            self.mix(op, out, weights)
         elif op.kind == "attend":
             a, b, c, d = op.numbers
             self.emit("attend", out, op.reads, a=a, b=b, c=c, d=d, e=self.scratch)
         else:
             weight = self.keep(weights[0]) if weights else 0
             self.emit(op.kind, out, op.reads, weight=weight)
+
+    def mix(self, op: Op, out: Read, weights: list[np.ndarray]) -> None:
+        """A mixer: its plan, and where its memory begins in the counts of a lane."""
+        plan, first = mixer_of(self.program, op), sum(map(len, self.primed))
+        self.emit("mix", out, a=len(self.mixers), b=first)
+        self.mixers.append(np.pad(plan, (0, ORDER + MOST_ORDERS - len(plan))))
+        self.primed += weights or [np.zeros(int(plan[SIZE]), np.int32)]
 
     def dense(self, op: Op, out: Read, weights: list[np.ndarray]) -> None:
         """The start, then a product for each run of reads of one shape."""

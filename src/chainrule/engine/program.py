@@ -30,6 +30,7 @@ from typing import Any
 
 import numpy as np
 
+from chainrule.engine import mixing
 from chainrule.errors import ChainruleError
 
 FORMAT = 1
@@ -117,6 +118,13 @@ OPS: dict[str, tuple[int | None, int, int | None, str]] = {
     "hidden": (2, 0, 0, "σ(o) tanh(c) of the last quarter o of x, c = y"),
     "logistics": (1, 0, 0, "log Σⱼ e^{wⱼ} (mass of level k under logistic j), x = w, means, log scales"),
     "logistic of": (1, 0, 1, "wⱼ + log of the mass of the symbol of channel n under logistic j, x as above"),
+    "mix": (
+        0,
+        0,
+        None,
+        "ln p of the next symbol by context mixing, n: bits, words, orders; begins with nothing counted",
+    ),
+    "mix from": (0, 1, None, "the same; begins with the memory W (int32)"),
     "norm": (1, 2, 0, "(x - mean) / √(variance + 10⁻⁵) · W + b"),
     "attend": (
         3,
@@ -127,6 +135,7 @@ OPS: dict[str, tuple[int | None, int, int | None, str]] = {
 }
 
 ELEMENTWISE = ("add", "multiply", "relu", "elu", "tanh", "sigmoid", "exp", "gelu", "cell", "hidden")
+MIXING = ("mix", "mix from")
 ONTO = ("dense onto", "dense here onto")  # both begin with a copy of their first read
 HERE = ("constant here", "dense here onto", "here")  # their weights, or what they read, belong to the pixel
 EARLY = ("once", "frame", "back", "row")  # the clocks that tick for more than one pixel
@@ -143,7 +152,7 @@ class Program:
         features: numbers a pixel that the caller must give, 0 without.
         values, ops: in the order in which they were made.
         logits: what to read as the logits (K,) of each channel.
-        weights: float32 arrays by name.
+        weights: float32 arrays by name; those of `mix from` are int32.
     """
 
     axes: str
@@ -168,6 +177,11 @@ class Program:
     def pixels(self) -> int:
         """P, how many pixels the events have to have; 0: any number."""
         return max((pixels_of(self, op) for op in self.ops), default=0)
+
+    @cached_property
+    def counts(self) -> int:
+        """How many whole numbers a lane keeps to learn from what it has seen; 0: it does not learn."""
+        return sum(int(mixer_of(self, op)[mixing.SIZE]) for op in self.ops if op.kind in MIXING)
 
     def clock(self, op: Op) -> str:
         """When an operation runs: when its output is to be written."""
@@ -238,6 +252,12 @@ def pixels_of(program: Program, op: Op) -> int:
         return op.reads[0].width // program.values[op.output].width
     rows = program.weights[op.weights[0]].shape[0]
     return rows // max(1, sum(read.width for read in op.reads[1:]))
+
+
+def mixer_of(program: Program, op: Op) -> np.ndarray:
+    """The plan of an operation of the kinds `MIXING`."""
+    bits, words, *orders = op.numbers
+    return mixing.plan_of(program.symbols, bits, words, orders)
 
 
 def read_text(read: Read, program: Program) -> str:
@@ -352,6 +372,8 @@ def check_op(program: Program, op: Op, where: str) -> None:
     value = program.values[op.output]
     for name in op.weights:
         require(name in program.weights, f"{where} has no weights {name[:40]!r}")
+        whole = program.weights[name].dtype.kind == "i"
+        require(whole == (op.kind == "mix from"), f"{where} has weights of the wrong type, {name[:40]!r}")
     shapes = [program.weights[name].shape for name in op.weights]
     wanted = SHAPES[op.kind](program, op, value.width, [read.width for read in op.reads])
     require(wanted is not None, f"{where}: its reads do not fit its output of {value.width}")
@@ -481,6 +503,14 @@ def _logistic_of(program, op, n, widths):
     return [] if widths == [3 * n] else None
 
 
+def _mix(program, op, n, widths):
+    require(len(op.numbers) >= 2, "a mixer has not its numbers")
+    plan = mixer_of(program, op)
+    plain = program.clock(op) == "pixel" and program.values[op.output].every == 1
+    shapes = [(int(plan[mixing.SIZE]),)] if op.weights else []
+    return shapes if plain and n == program.symbols else None
+
+
 def _norm(program, op, n, widths):
     return [(n,), (n,)] if widths == [n] else None
 
@@ -524,6 +554,8 @@ SHAPES = {
     "hidden": _cell,
     "logistics": _logistics,
     "logistic of": _logistic_of,
+    "mix": _mix,
+    "mix from": _mix,
     "norm": _norm,
     "attend": _attend,
 }
@@ -594,7 +626,7 @@ def identity(program: Program) -> str:
     digest = hashlib.sha256(header_text(program).encode())
     for name, array in sorted(program.weights.items()):
         digest.update(json.dumps([name, list(array.shape)]).encode())
-        digest.update(array.astype("<f4").tobytes())
+        digest.update(array.astype("<i4" if array.dtype.kind == "i" else "<f4").tobytes())
     return digest.hexdigest()
 
 
@@ -615,8 +647,8 @@ def parse(data: bytes, origin: str = "the program") -> Program:
         if header["format"] != FORMAT:
             raise ValueError(f"format {header['format']}, this version reads {FORMAT}")
         program = of_json(header, dict(safetensors.numpy.load(data)))
-        if any(array.dtype != np.float32 for array in program.weights.values()):
-            raise ValueError("its weights are not all float32")
+        if any(array.dtype not in (np.float32, np.int32) for array in program.weights.values()):
+            raise ValueError("its weights are not all float32, or int32")
     except (
         ValueError,
         KeyError,

@@ -16,14 +16,16 @@ from chainrule.coding import check_count, finished, new_decoder, new_encoder, wo
 from chainrule.engine import kernels
 from chainrule.engine.builder import Builder
 from chainrule.engine.layout import LIMIT, layout, rounded
+from chainrule.engine.mixing import SIZE, memories, plan_of
 from chainrule.engine.program import Program
 from chainrule.errors import ChainruleError
 from chainrule.jit import announce, ieee
 
 ARITHMETIC = "strict1"
 GROUP = 32  # lanes that are computed side by side: what they need stays in the processor's cache
+MIXED = 50_000  # multiply-adds that take as long as a mixer at a symbol
 CHUNK = 3e8  # multiply-adds between two looks at the clock and at Ctrl-C: some hundredths of a second
-ANSWER = "2cb08d91e0f9d33938ce930b93550685f76835e4e9588e75288cb2a12842f20d"
+ANSWER = "2b2b2b3cb278211a047aef772184db619a77debeef66cd8686616a6c74dfcd7f"
 
 Tick = Callable[[int], object]
 
@@ -71,17 +73,18 @@ class Strict:
         self.scratch = kernels.scratch_for(len(tables.reads), program.symbols)
         self.length = int(np.prod(event, dtype=np.int64))
         self.everybody = np.full(self.length, lanes, np.int64)  # the lanes that go on at each step: all
-        size = groups * int(self.tables.dims[-1])
+        size = groups * (int(self.tables.dims[-1]) + each * len(tables.primed))
         if size > LIMIT:
             raise ChainruleError(
                 f"{lanes} lanes take {size / 2**28:.1f} GiB, {LIMIT >> 28} GiB are allowed: take fewer at a time"
             )
-        self.memory = aligned(size)
+        self.memory = aligned(groups * int(self.tables.dims[-1]))
         pixels = int(np.prod(self.tables.dims[:3])) if program.features else 0
         self.context = kernels.Context(
             np.zeros((groups * each, self.length), np.int32),
             np.zeros(groups * each, np.int64),
             np.zeros((groups * each, pixels, program.features), np.float32),
+            memories(tables.primed, groups * each),
         )
         self._take(self.context.classes, classes, "classes", program.classes)
         self._take(self.context.features, features, "features", program.features)
@@ -126,7 +129,8 @@ class Strict:
         other.memory = aligned(len(self.memory))
         other.memory[:] = self.memory
         other.scratch = kernels.scratch_for(len(self.tables.reads), self.program.symbols)
-        other.context = self.context._replace(symbols=self.context.symbols.copy())
+        own = {"symbols": self.context.symbols.copy(), "counts": self.context.counts.copy()}
+        other.context = self.context._replace(**own)
         other.tables = self.tables._replace(places=self.tables.places.copy())
         return other
 
@@ -190,6 +194,7 @@ class Strict:
     def _chunks(self) -> Iterator[tuple[int, int]]:
         """Stretches of steps that take some hundredths of a second."""
         work = sum(self.program.multiply_adds().values()) / self.program.channels + 1000
+        work += MIXED * len(self.tables.mixers)
         each = max(1, int(CHUNK / (work * max(1, self.lanes))))
         for begin in range(self.t, self.length, each):
             yield begin, min(begin + each, self.length)
@@ -326,4 +331,7 @@ def known_program(pixels: int = 12) -> Program:
     second = p.embed(weight(4, 4), channel=0, onto=first, clock="channel 1")
     posterior = p.concat(p.logistic_of(three, 0, clock="channel 1"), three[3:])
     second = p.add(second, p.logistics(posterior))
+    second = p.add(second, p.mix(8, 2, (1, 2, 5)), clock="channel 1")
+    counted = ((np.arange(plan_of(4, 8, 1, (1, 3))[SIZE]) * 7919 + 104729) % 65537 << 7).astype(np.int32)
+    second = p.add(second, p.mix(8, 1, (1, 3), counts=counted), clock="channel 1")
     return p.finish([first, p.copy(second, query[:2], [(-1, 1, 0), (0, 0, 0)])])

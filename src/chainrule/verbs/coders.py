@@ -31,6 +31,8 @@ CACHE = (
     1 << 18
 )  # symbols of a block by default: what one item costs to get back, against some 60 bytes a block
 
+MEMORY = 1 << 26  # whole numbers that the lanes of a block may keep to learn from: 256 MB
+
 Tick = Callable[[int], object]
 
 
@@ -40,6 +42,7 @@ class Coder(ABC):
     Attributes:
         arithmetic: the identifier of how probabilities are computed; environment: what they depend on.
         symbols, classes, event: of the model.
+        adapts: whether the model learns from what it codes: then a text is coded in one piece.
     """
 
     arithmetic: str
@@ -47,6 +50,7 @@ class Coder(ABC):
     symbols: int
     classes: int
     event: tuple[int, ...] | None = None
+    adapts: bool
     parallel: bool  # whether several blocks may be coded at a time
 
     @abstractmethod
@@ -83,7 +87,7 @@ class StrictCoder(Coder):
         self, program: engine.Program, event: tuple[int, ...] | None = None, group: int | None = None
     ):
         self.program, self.event, self.group = program, event, group
-        self.symbols, self.classes = program.symbols, program.classes
+        self.symbols, self.classes, self.adapts = program.symbols, program.classes, program.counts > 0
         self.environment: dict[str, str | int] = {}
 
     def model(self) -> bytes:
@@ -93,7 +97,8 @@ class StrictCoder(Coder):
         return engine.identity(self.program)
 
     def most_lanes(self, largest: int) -> int:
-        return max(1, min(1024, CACHE // largest))
+        held = MEMORY // self.program.counts if self.adapts else 1024  # every lane learns on its own
+        return max(1, min(1024, CACHE // largest, held))
 
     def encode(self, lanes: Lanes, symbols: np.ndarray, tick: Tick) -> tuple[bytes, np.ndarray]:
         return self._start(lanes).encode(symbols, lanes.active, tick)
@@ -116,6 +121,7 @@ class NativeCoder(Coder):
     def __init__(self, chain: Chain, threads: int | None = None):
         self.chain = settled(chain)
         self.symbols, self.classes, self.event = chain.symbols, chain.classes, chain.event
+        self.adapts = chain.ADAPTS
         self.threads = threads or torch.get_num_threads()
         self.environment = environment() | {"threads": self.threads}
 
@@ -126,7 +132,8 @@ class NativeCoder(Coder):
         return store.sha256(self.chain, TABLE)
 
     def most_lanes(self, largest: int) -> int:
-        return max(1, min(128, (1 << 24) // (largest * self.symbols)))  # logits of at most 64 MB
+        held = sum(t.numel() for t in self.chain.buffers()) if self.adapts else 0  # a lane has its own
+        return max(1, min(128, (1 << 24) // (largest * self.symbols + held)))  # at most 64 MB of logits
 
     def encode(self, lanes: Lanes, symbols: np.ndarray, tick: Tick) -> tuple[bytes, np.ndarray]:
         encoder, bits = Encoder(), np.zeros(len(lanes.owner))

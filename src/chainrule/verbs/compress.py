@@ -172,7 +172,7 @@ def header_of(coder: Coder, data: Dataset, model: bytes, block_items: int | None
     """What holds for the whole archive. How it is cut into blocks and lanes follows from data and model alone."""
     from chainrule import __version__
 
-    cut = coder.event is None and any(len(shape) == 1 for shape in data.buckets)
+    cut = coder.event is None and not coder.adapts and any(len(shape) == 1 for shape in data.buckets)
     lanes = TEXT_LANES if cut else coder.most_lanes(max(1, *map(math.prod, data.buckets)))
     return Header(
         kind=data.kind,

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from chainrule import __version__, store
-from chainrule.data import Dataset, batches, load, train_holdout
+from chainrule.data import Dataset, batches, load, passage, passages, train_holdout
 from chainrule.data.patches import COUNT
 from chainrule.errors import ChainruleError
 from chainrule.model import Chain, Code
@@ -28,6 +28,7 @@ from chainrule.verbs.run_folder import (
     check_options,
     check_same_data,
     checkpoint,
+    learns_in_one_pass,
     new_folder,
     reopen,
     restore,
@@ -100,6 +101,7 @@ def fit(
         info, folder = reopen(out)
         dataset = load(info["data"] if data is None else data, **info["reading"])
         check_same_data(dataset, info)
+        check_one_pass(info["model"], minutes=minutes, steps=steps)
         if minutes is not None or steps is not None:
             info["budget"] = {"minutes": minutes, "steps": steps}
             write_info(folder, info)
@@ -113,6 +115,9 @@ def fit(
         info["budget"] = {"minutes": minutes, "steps": steps}
         if issubclass(store.resolve(info["model"], TABLE), Code):
             check_for_chains(info["model"], batch=batch, lr=lr, compile=compile, bfloat16=bfloat16)
+        elif learns_in_one_pass(info["model"]):
+            rates = {"batch": batch, "lr": lr, "compile": compile, "bfloat16": bfloat16}
+            check_one_pass(info["model"], minutes=minutes, steps=steps, **rates)
         elif minutes is steps is None:
             info["budget"]["minutes"] = DEFAULT_MINUTES
         info["training"] = training_options(info["model"], batch, lr, compile, bfloat16)
@@ -208,6 +213,13 @@ def check_for_chains(name: str, **given: Any) -> None:
             raise ChainruleError(f"--{option} is for chains: {name} has its own options for --set: {own}")
 
 
+def check_one_pass(name: str, **given: Any) -> None:
+    """One clear line for an option that a chain has no use for that reads its data once."""
+    for option, value in given.items():
+        if value is not None and learns_in_one_pass(name):
+            raise ChainruleError(f"{name} reads the data once, from beginning to end: leave out --{option}")
+
+
 def fit_chain(
     chain: Chain,
     learn: Dataset,
@@ -218,15 +230,7 @@ def fit_chain(
     listen: Listener,
 ) -> Run:
     """Train a chain within its budget; checkpoints, estimates on held-out items, and exact scores at the end."""
-    options = info["training"]
-    rates = {key: options[key] for key in ("lr", "compile", "bfloat16")}
-    plan = Plan(**info["budget"], **rates, seed=info["seed"])
-
-    def batch_at(step: int) -> tuple[torch.Tensor, ...]:
-        x, context = batches(learn, options["batch"], info["seed"], step, options["window"])
-        return torch.from_numpy(x), *([] if context is None else [torch.from_numpy(context)])
-
-    training = Training(chain, batch_at, plan) if any(True for _ in chain.parameters()) else None
+    training = training_of(chain, learn, info)
     if training is not None:
         restore(training, folder)
         listen({"event": "start", "training": training, "info": info, "folder": folder})
@@ -240,6 +244,27 @@ def fit_chain(
     if training is not None:
         facts["trained"] = trained(training)
     return finish(chain, folder, info, facts, listen)
+
+
+def training_of(chain: Chain, learn: Dataset, info: dict) -> Training | None:
+    """What trains a chain: by random batches, or passage after passage; None when there is nothing to learn."""
+    options = info["training"]
+    rates = {key: options[key] for key in ("lr", "compile", "bfloat16")}
+    if chain.PASSAGE:
+        places = passages(learn, chain.PASSAGE)
+
+        def passage_at(step: int) -> tuple[torch.Tensor, ...]:
+            x, begin = passage(learn, *places[step], chain.PASSAGE)
+            return torch.from_numpy(x), torch.tensor(begin)
+
+        return Training(chain, passage_at, Plan(steps=len(places), **rates, seed=info["seed"]))
+    plan = Plan(**info["budget"], **rates, seed=info["seed"])
+
+    def batch_at(step: int) -> tuple[torch.Tensor, ...]:
+        x, context = batches(learn, options["batch"], info["seed"], step, options["window"])
+        return torch.from_numpy(x), *([] if context is None else [torch.from_numpy(context)])
+
+    return Training(chain, batch_at, plan) if any(True for _ in chain.parameters()) else None
 
 
 def trained(learner: Learner) -> dict[str, Any]:

@@ -70,6 +70,11 @@ def sweep(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
+def learns_in_one_pass(name: str) -> bool:
+    """Whether a model is a chain that reads its data once, in order."""
+    return getattr(store.resolve(name, TABLE), "PASSAGE", 0) > 0
+
+
 def reopen(out: str | Path | None) -> tuple[dict[str, Any], Path]:
     """run.json of a run to go on with, checked; the number of threads becomes that of the run."""
     if out is None:
@@ -87,7 +92,8 @@ def reopen(out: str | Path | None) -> tuple[dict[str, Any], Path]:
             raise ValueError(f"reading is {info['reading']}")
         training, budget = info["training"], (info["budget"]["minutes"], info["budget"]["steps"])
         check_options(*budget, info["seed"], training["lr"], training["batch"], info["holdout"], 0)
-        if budget == (None, None) and not issubclass(store.resolve(info["model"], TABLE), Code):
+        free = issubclass(store.resolve(info["model"], TABLE), Code) or learns_in_one_pass(info["model"])
+        if budget == (None, None) and not free:
             raise ValueError("it has no budget")
         if not 1 <= info["threads"] <= 1024:
             raise ValueError(f"threads is {info['threads']}")

@@ -99,7 +99,8 @@ def tell_slow(name: str) -> None:
 
 def single(chain: Chain) -> bool:
     """Whether the chain computes in single precision, as the strict engine does."""
-    return all(p.dtype == torch.float32 for p in chain.parameters())
+    numbers = (t for t in [*chain.parameters(), *chain.buffers()] if t.is_floating_point())
+    return all(t.dtype == torch.float32 for t in numbers)
 
 
 def sample(
