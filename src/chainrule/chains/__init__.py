@@ -14,4 +14,5 @@ CHAINS = {
     "pixelsnail": "chainrule.chains.pixelsnail:PixelSNAIL",
     "image-transformer": "chainrule.chains.image_transformer:ImageTransformer",
     "char-lstm": "chainrule.chains.char_lstm:CharLSTM",
+    "mlstm": "chainrule.chains.mlstm:MultiplicativeLSTM",
 }

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from chainrule.data.arrays import from_array, has_splits
-from chainrule.data.batches import batches, draw, rank_in_class, steps_per_epoch, train_holdout
+from chainrule.data.batches import batches, draw, rank_in_class, steps_per_epoch, streams, train_holdout
 from chainrule.data.dataset import Dataset
 from chainrule.data.files import load_path
 from chainrule.data.named import NAMED, SPLITS, describe, load_named
@@ -26,6 +26,7 @@ __all__ = [
     "load",
     "rank_in_class",
     "steps_per_epoch",
+    "streams",
     "train_holdout",
     "train_test",
 ]

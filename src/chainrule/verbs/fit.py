@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from chainrule import __version__, store
-from chainrule.data import Dataset, batches, load, train_holdout
+from chainrule.data import Dataset, batches, load, streams, train_holdout
 from chainrule.data.patches import COUNT
 from chainrule.errors import ChainruleError
 from chainrule.model import Chain, Code
@@ -188,12 +188,13 @@ def describe(data: Dataset, model, size, settings, seed, conditional, holdout) -
 
 
 def training_options(name: str, batch, lr, compile, bfloat16) -> dict[str, Any]:
-    """Items a step, rate and window: what the model suggests, unless something else was asked for."""
+    """Items a step, rate, window and so on: what the model suggests, unless something else was asked for."""
     suggested = {
         "batch": 32,
         "lr": 3e-3,
         "window": None,
         "bfloat16": False,
+        "carry": False,
         **getattr(store.resolve(name, TABLE), "TRAINING", {}),
     }
     given = {"batch": batch, "lr": lr, "bfloat16": bfloat16}
@@ -222,11 +223,15 @@ def fit_chain(
     rates = {key: options[key] for key in ("lr", "compile", "bfloat16")}
     plan = Plan(**info["budget"], **rates, seed=info["seed"])
 
-    def batch_at(step: int) -> tuple[torch.Tensor, ...]:
-        x, context = batches(learn, options["batch"], info["seed"], step, options["window"])
-        return torch.from_numpy(x), *([] if context is None else [torch.from_numpy(context)])
+    carries = options.get("carry", False)  # runs of earlier versions say nothing about it
+    rows = streams if carries else batches
 
-    training = Training(chain, batch_at, plan) if any(True for _ in chain.parameters()) else None
+    def batch_at(step: int) -> tuple[torch.Tensor, ...]:
+        arrays = rows(learn, options["batch"], info["seed"], step, options["window"])
+        return tuple(torch.from_numpy(array) for array in arrays if array is not None)
+
+    carried: Any = chain.rest(options["batch"]) if carries else None  # type: ignore[operator]
+    training = Training(chain, batch_at, plan, carried) if any(True for _ in chain.parameters()) else None
     if training is not None:
         restore(training, folder)
         listen({"event": "start", "training": training, "info": info, "folder": folder})
