@@ -34,7 +34,7 @@ class CharLSTM(Chain):
         "paper": {"width": 1000, "embed": 0},
     }
     KINDS = ("text", "array")
-    TRAINING = {"batch": 16, "lr": 3e-3, "window": 128, "bfloat16": True, "carry": True}
+    TRAINING = {"batch": 64, "lr": 3e-3, "window": 32, "bfloat16": True, "carry": True}
 
     def __init__(
         self,

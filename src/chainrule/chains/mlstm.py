@@ -41,7 +41,7 @@ class MultiplicativeLSTM(Chain):
         "paper": {"width": 4096},  # Radford et al. 2017, section 3
     }
     KINDS = ("text", "array")
-    TRAINING = {"batch": 32, "lr": 3e-3, "window": 128, "bfloat16": True, "carry": True}
+    TRAINING = {"batch": 64, "lr": 3e-3, "window": 32, "bfloat16": True, "carry": True}
 
     def __init__(
         self,
@@ -99,7 +99,8 @@ class MultiplicativeLSTM(Chain):
         return F.cross_entropy(logits.flatten(0, 1), x.flatten().long()), state
 
     def start(self, batch: int, event: tuple[int, ...], context: Tensor | None = None):
-        return {"context": context, "state": self.rest(batch), "weights": self._weights()}
+        weights = [w.detach() for w in self._weights()]
+        return {"context": context, "state": self.rest(batch), "weights": weights}
 
     def step(self, state, symbol: Tensor | None = None):
         """One step of the recurrence: its cost does not grow with what came before."""
@@ -161,7 +162,9 @@ class Normalised(nn.Module):
 
     def __init__(self, inputs: int, outputs: int):
         super().__init__()
-        self.v = nn.Parameter(torch.randn(inputs, outputs))
+        self.v = nn.Parameter(
+            torch.randn(inputs, outputs) * inputs**-0.5
+        )  # lengths near 1: they set the pace
         self.g = nn.Parameter(torch.ones(1, outputs))
 
     def forward(self) -> Tensor:
@@ -171,4 +174,4 @@ class Normalised(nn.Module):
         """The matrix of correctly rounded operations in a fixed order: the same bits everywhere."""
         v, g = (w.detach().cpu().numpy() for w in (self.v, self.g))
         squares = p.fold(np.ones((1, len(v))), v * v)
-        return v * (g / np.sqrt(np.maximum(squares, np.finfo(squares.dtype).tiny)))
+        return v * (g / np.maximum(np.sqrt(squares), squares.dtype.type(1e-12)))  # as F.normalize
