@@ -36,8 +36,8 @@ class MultiplicativeLSTM(Chain):
     """
 
     SIZES = {
-        "tiny": {"width": 8, "embed": 8},
-        "laptop": {"width": 384},
+        "tiny": {"width": 16, "embed": 8},
+        "laptop": {"width": 512, "dropout": 0.2},
         "paper": {"width": 4096},  # Radford et al. 2017, section 3
     }
     KINDS = ("text", "array")
