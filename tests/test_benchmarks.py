@@ -1,4 +1,4 @@
-"""The benchmarks of sparse codes and of image chains run, on small made-up data, and compare what is comparable."""
+"""The benchmarks of sparse codes, image chains and texts run, on small made-up data, and compare what is comparable."""
 
 import argparse
 import importlib
@@ -199,3 +199,12 @@ def test_image_sampling_extrapolates_full_passes(benchmark, image_chains, monkey
     assert row["program"] == "yes"
     assert row["naive/chainrule"] == pytest.approx(row["naive_s_extrapolated"] / row["chainrule_s"])
     assert row["peer_pixelcnn_s_extrapolated"] > 0
+
+
+def test_text_training_gives_both_ways_the_same_time(benchmark, monkeypatch):
+    module = benchmark("text_training")
+    text = np.random.default_rng(0).integers(97, 100, (1, 3000)).astype(np.uint8)
+    monkeypatch.setattr(module, "load", lambda name, split: Dataset(text, 256, "text"))
+    rows = list(module.measured(argparse.Namespace(models=["mlstm"], seconds=0.5, seed=0)))
+    assert [row["state"] for row in rows] == ["zero", "carried"]
+    assert all(row["steps"] > 0 and 1 < row["nats"] < np.log(256) for row in rows)

@@ -19,7 +19,8 @@ from chainrule import complete, sample, store, train
 from chainrule.chains import CHAINS, gated_pixelcnn
 from chainrule.chains.char_lstm import CharLSTM
 from chainrule.chains.gated_pixelcnn import GatedPixelCNN
-from chainrule.layers import conv, pixels
+from chainrule.chains.mlstm import MultiplicativeLSTM
+from chainrule.layers import conv, pixels, sequence
 from chainrule.model import Chain
 from contracts import (
     check_branches,
@@ -848,24 +849,32 @@ def test_a_gated_pixelcnn_that_always_drops_out_is_caught(monkeypatch):
         check_walk(chain, (2, 3, 1))
 
 
-def test_an_lstm_that_forgets_its_state_or_its_class_is_caught(monkeypatch):
-    chain = randomised(CharLSTM(symbols=3, width=4, classes=2), TEXT)
+@pytest.mark.parametrize("cls", [CharLSTM, MultiplicativeLSTM])
+def test_an_lstm_that_forgets_its_state_or_its_class_is_caught(monkeypatch, cls):
+    chain = randomised(cls(symbols=3, width=4, classes=2), TEXT)
     check_walk(chain, TEXT)
-    run = CharLSTM._run
+    run = cls._run
     for broken in (
-        lambda self, inputs, state, context: run(self, inputs, None, context),
-        lambda self, inputs, state, context: run(
-            self, inputs, state, context if inputs.shape[1] > 1 else 0 * context
+        lambda self, inputs, state, context, *more: run(self, inputs, None, context, *more),
+        lambda self, inputs, state, context, *more: run(
+            self, inputs, state, context if inputs.shape[1] > 1 else 0 * context, *more
         ),
     ):
-        monkeypatch.setattr(CharLSTM, "_run", broken)
+        monkeypatch.setattr(cls, "_run", broken)
         with pytest.raises(AssertionError):
             check_walk(chain, TEXT)
 
 
-def test_an_lstm_that_reads_both_ways_is_caught(monkeypatch):
-    chain = randomised(CharLSTM(symbols=3, width=4, embed=4), TEXT)
-    monkeypatch.setattr(chain.lstm, "forward", lambda z, state: (z + z.flip(1).cumsum(1).flip(1), None))
+@pytest.mark.parametrize("cls", [CharLSTM, MultiplicativeLSTM])
+def test_an_lstm_that_reads_both_ways_is_caught(monkeypatch, cls):
+    chain = randomised(cls(symbols=3, width=4, embed=4), TEXT)
+    run = sequence.over_time
+
+    def broken(*parts):
+        h, state = run(*parts)
+        return h + h.flip(0).cumsum(0).flip(0), state
+
+    monkeypatch.setattr(sequence, "over_time", broken)
     with pytest.raises(AssertionError, match="leaks into"):
         check_causality(chain, TEXT)
 

@@ -32,6 +32,7 @@ from chainrule.data import (
     named,
     patches,
     steps_per_epoch,
+    streams,
     train_holdout,
 )
 from chainrule.data.homes import Home
@@ -972,6 +973,43 @@ def test_windows_of_texts_shorter_than_the_window():
     assert shapes[6, 20] == pytest.approx(400 * 30 / 42, abs=5 * np.sqrt(400 * 30 * 12 / 42**2))
     assert steps_per_epoch(data, 6, window=7) == 1
     assert "leave out `window`" in one_line(lambda: batches(rows((2, 2)), 1, 0, 0, window=2))
+
+
+@pytest.mark.parametrize("lengths", [(60,), (40, 10, 30), (20, 20), (1, 1, 3, 70), (7,)])
+def test_the_rows_of_a_stream_read_on_and_see_every_symbol_equally(lengths):
+    data, size, window = texts(*lengths), 3, 4
+    total, begins = sum(lengths), np.cumsum([0, *lengths])
+    steps, seen, last = max(1, total // (size * window)), Counter(), None
+    assert steps == max(1, steps_per_epoch(data, size, window) - (total % (size * window) > 0))
+    for step in range(200 * steps):
+        x, before, context = streams(data, size, 1, step, window)
+        assert x.shape == before.shape == context.shape == (size, window)
+        np.testing.assert_array_equal(context, np.searchsorted(begins[1:], x, side="right"))
+        new = np.isin(x, begins)
+        new[:, 0] |= step % steps == 0
+        np.testing.assert_array_equal(before, np.where(new, -1, x.astype(int) - 1))
+        if step % steps:  # goes on within the event, or with the first symbol of one
+            assert ((before[:, 0] == last) | np.isin(x[:, 0], begins)).all()
+        last = x[:, -1].astype(int)
+        seen.update(x.ravel().tolist())
+    expected = 200 * steps * size * window / total
+    assert len(seen) == total
+    assert max(abs(n - expected) for n in seen.values()) <= 5 * np.sqrt(expected)
+
+
+def test_a_stream_is_a_pure_function_of_seed_and_step():
+    data = texts(40, 10, 30)
+    first = [streams(data, 2, 0, step, 5)[0].tobytes() for step in range(24)]
+    assert first[::-1] == [streams(data, 2, 0, step, 5)[0].tobytes() for step in reversed(range(24))]
+    assert len(set(first)) == 24
+    assert first[0] != streams(data, 2, 1, 0, 5)[0].tobytes()
+    grid = Dataset(np.arange(24).reshape(2, 3, 4), levels=300, kind="array")
+    x, before, context = streams(grid, 2, 0, 1, 6)  # events of more axes are read in C order
+    assert (x.dtype, context) == (np.int64, None)
+    assert ((x - before == 1) | (x % 12 == 0)).all()
+    empty = Dataset([np.zeros(0, np.uint8)], 256, "text")
+    assert "streams" in one_line(lambda: streams(empty, 2, 0, 0, 5))
+    assert "window of 0" in one_line(lambda: streams(data, 2, 0, 0, 0))
 
 
 # A user's own data, held out

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,9 @@ from chainrule.chains.char_lstm import CharLSTM
 from chainrule.chains.gated_pixelcnn import GatedPixelCNN
 from chainrule.chains.uniform import Uniform
 from chainrule.codes.pca import PCA
+from chainrule.data import streams
 from chainrule.errors import ChainruleError
+from chainrule.layers import sequence
 from chainrule.models import TABLE
 from chainrule.train import Plan, Training
 from contracts import events, mixed
@@ -87,6 +90,42 @@ def test_a_training_goes_on_from_any_step_with_the_same_bits(make, event):
             assert [state.loss for state in rest] == losses[k:]
         same_arrays(rest.arrays()[0], states[-1][0])
         assert rest.step == steps
+
+
+SOME_TEXTS = Dataset(
+    [np.random.default_rng(n).integers(0, 4, n).astype(np.uint8) for n in (100, 3, 41, 1)],
+    levels=4,
+    kind="text",
+    context=np.array([0, 1, 1, 0]),
+    classes=("a", "b"),
+)
+
+
+@pytest.mark.parametrize("name", ["char-lstm", "mlstm"])
+def test_a_training_with_a_carried_state_goes_on_from_any_step_with_the_same_bits(name):
+    def training(seed):
+        args = {"symbols": 4, "width": 6, "dropout": 0.2, "classes": 2}
+        chain = store.build(name, args, TABLE, seed)
+        return Training(chain, batch_at, Plan(steps=13, lr=0.01, seed=5), chain.rest(4))
+
+    def batch_at(step):  # 36 of 145 symbols a step: an epoch has 4 steps
+        return tuple(map(torch.from_numpy, streams(SOME_TEXTS, 4, 5, step, 9)))
+
+    whole = training(0)
+    losses, states = [], [stored(whole.arrays())]
+    for state in whole:
+        losses.append(state.loss)
+        states.append(stored(state.arrays()))
+    carried = [tensors["carried"] for tensors, _ in states]
+    assert not any(torch.equal(one, other) for one, other in pairwise(carried))
+    for k, (tensors, counters) in enumerate(states):
+        rest = training(1)
+        rest.restore(tensors, counters)
+        assert [state.loss for state in rest] == losses[k:]
+        same_arrays(rest.arrays()[0], states[-1][0])
+    del states[5][0]["carried"]
+    with pytest.raises(ChainruleError, match="has nothing for carried"):
+        training(1).restore(*states[5])
 
 
 def test_the_average_of_the_weights_is_the_one_of_a_loop_in_double_precision():
@@ -393,6 +432,50 @@ def test_looking_at_held_out_items_changes_nothing(tmp_path, whole):
     assert held_out == {"items": 2, "bits_per_dim": seen[-1]}  # so few that the estimate is exact
 
 
+class Stopped(Exception):
+    """What stops a training in these tests."""
+
+
+def learn_texts(out, **more):
+    """Train on streams, or go on; stopped after step `more["until"]`."""
+    until = more.pop("until", None)
+
+    def listen(event):
+        if event["event"] == "step" and event["training"].step == until:
+            raise Stopped
+
+    more = {"steps": 12, "size": "tiny", "batch": 3, "seed": 2, "holdout": 0, **more}
+    if more.get("resume"):
+        more = {"resume": True}
+    return fit(SOME_TEXTS, "char-lstm", out=out, save_every=0, listen=listen, **more)
+
+
+def test_a_run_on_streams_goes_on_with_the_state_that_it_carried(tmp_path):
+    learn_texts(tmp_path / "whole")
+    with pytest.raises(Stopped):
+        learn_texts(tmp_path / "stopped", until=7)
+    learn_texts(tmp_path / "stopped", resume=True)
+    same_run(tmp_path / "whole", tmp_path / "stopped")
+    assert json.loads((tmp_path / "whole" / "run.json").read_text())["training"]["carry"] is True
+
+
+def test_a_run_of_an_earlier_version_goes_on_with_windows(tmp_path, monkeypatch):
+    earlier = {"batch": 3, "lr": 3e-3, "window": 8}
+    monkeypatch.setattr(CharLSTM, "TRAINING", earlier)
+    learn_texts(tmp_path / "whole")
+    with pytest.raises(Stopped):
+        learn_texts(tmp_path / "stopped", until=7)
+    monkeypatch.undo()
+    assert CharLSTM.TRAINING["carry"] is True
+    for run in ("whole", "stopped"):
+        info = json.loads((tmp_path / run / "run.json").read_text())
+        assert info["training"].pop("carry") is False  # nothing was said about it
+        (tmp_path / run / "run.json").write_text(json.dumps(info))
+    learn_texts(tmp_path / "stopped", resume=True)
+    same_run(tmp_path / "whole", tmp_path / "stopped")
+    assert "carried" not in safetensors.torch.load_file(tmp_path / "stopped" / "state.safetensors")
+
+
 def test_a_longer_budget_goes_on_where_a_run_ended(tmp_path):
     victim.learn(tmp_path / "run", steps=5)
     assert victim.learn(tmp_path / "run", steps=9, resume=True).info["trained"]["steps"] == 9
@@ -485,6 +568,8 @@ DAMAGE = {
     "a negative rate": damage_info(lambda i: i["training"].update(lr=-1.0)),
     "a seed of words": damage_info(lambda i: i.update(seed="s")),
     "a negative seed": damage_info(lambda i: i.update(seed=-1)),
+    "a carried state of words": damage_info(lambda i: i["training"].update(carry="yes")),
+    "a carried state for images": damage_info(lambda i: i["training"].update(carry=True, window=3)),
     "windows for images": damage_info(lambda i: i["training"].update(window=3)),
 }
 
@@ -620,7 +705,7 @@ def test_a_long_text_is_scored_with_carried_state(monkeypatch):
     chain = store.build("char-lstm", {"symbols": 5, "width": 7}, TABLE).double()
     text = np.random.default_rng(1).integers(0, 5, 103).astype(np.uint8)
     whole = score(chain, Dataset([text], levels=5, kind="text")).nats
-    monkeypatch.setattr(sys.modules[CharLSTM.__module__], "CHUNK", 10)
+    monkeypatch.setattr(sequence, "CHUNK", 10)
     np.testing.assert_allclose(score(chain, Dataset([text], levels=5, kind="text")).nats, whole, rtol=1e-12)
 
 

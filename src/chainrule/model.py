@@ -40,6 +40,10 @@ class Chain(nn.Module, ABC):
     A chain may state `program(p)`: the same conditionals, one symbol at a time, as calls of the builder `p`
     (`chainrule.engine.Builder`) that give the logits of each channel. Then it is sampled and coded fast, with
     the same bits on every machine. A `program` that gives None says that the chain, as it is configured, has none.
+
+    A recurrent chain may state `rest(batch)`, a tensor that is the state before the first symbol, and
+    `loss_from(state, x, before, context) -> (loss, state)`. With "carry" in its TRAINING it then learns from streams
+    that read on from step to step (`chainrule.data.streams`): truncated back-propagation through time.
     """
 
     SIZES: ClassVar[dict[str, dict[str, Any]]] = {}

@@ -113,18 +113,27 @@ class Learner(Protocol):
 class Training:
     """A training that can be stopped after any step and goes on with the same bits.
 
-    Everything random is drawn from (seed, step), so the whole state is the weights, their average, the
-    moments of the optimizer and two counters: `arrays()` gives it, `restore()` takes it back.
+    Everything random is drawn from (seed, step), so the whole state is the weights, their average, the moments of the
+    optimizer, what is carried from step to step and two counters: `arrays()` gives it, `restore()` takes it back.
 
     Args:
         model: has parameters and `loss(*batch)`, whose gradient Adam follows; or `learn(*batch, rate) -> loss`, a rule
             of its own, whose state are buffers of the model.
         batch_at: step -> the batch of that step, a pure function.
         plan: the budget and the rates.
+        carried: the state before the first step of a model that is trained on streams: `loss_from(carried, *batch)`
+            gives the loss and the state for the next step, through which no gradient flows back.
     """
 
-    def __init__(self, model: nn.Module, batch_at: Callable[[int], Batch], plan: Plan):
+    def __init__(
+        self,
+        model: nn.Module,
+        batch_at: Callable[[int], Batch],
+        plan: Plan,
+        carried: Tensor | None = None,
+    ):
         self.model: Any = model
+        self.carried = carried
         self.batch_at, self.plan = batch_at, plan
         self.params = dict(model.named_parameters())
         self.optimizer: Any = None if hasattr(model, "learn") else adam(self.params.values(), plan)
@@ -134,7 +143,8 @@ class Training:
 
     def __iter__(self) -> Iterator[Training]:
         """Train to the end of the budget; yields itself after every step."""
-        loss_of, trial = getattr(self.model, "loss", None), Trial(self.plan)
+        carries = self.carried is not None
+        loss_of, trial = getattr(self.model, "loss_from" if carries else "loss", None), Trial(self.plan)
         while self.plan.done(self.step, self.seconds) < 1:
             began = time.perf_counter()
             loss_of = trial.choose(loss_of)
@@ -144,7 +154,7 @@ class Training:
             self.seconds += took
             yield self
 
-    def update(self, loss_of: Callable[..., Tensor], batch: Batch) -> None:
+    def update(self, loss_of: Callable[..., Any], batch: Batch) -> None:
         """One step on `batch`: along the gradient of the loss, or by the model's own rule."""
         rate = self.plan.rate(self.step, self.seconds)
         self.model.train()
@@ -158,12 +168,16 @@ class Training:
             averaged, current = list(self.average.values()), [p.detach() for p in self.params.values()]
             torch._foreach_lerp_(averaged, current, 1 - decay)
 
-    def descend(self, loss_of: Callable[..., Tensor], batch: Batch, rate: float) -> Tensor:
+    def descend(self, loss_of: Callable[..., Any], batch: Batch, rate: float) -> Tensor:
         """A step of the optimizer; gives the loss before it."""
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         with torch.autocast("cpu", torch.bfloat16, enabled=self.plan.mixed):
-            loss = loss_of(*batch)
+            if self.carried is None:
+                loss = loss_of(*batch)
+            else:
+                loss, after = loss_of(self.carried, *batch)
+                self.carried = after.detach()
         self.optimizer.zero_grad()
         loss.backward()
         if self.plan.clip < math.inf:
@@ -187,6 +201,8 @@ class Training:
         tensors |= {f"average.{k}": v for k, v in self.average.items()}
         for name, p in self.params.items() if self.optimizer else ():
             tensors |= {f"optimizer.{name}.{k}": v for k, v in self.optimizer.state[p].items()}
+        if self.carried is not None:
+            tensors["carried"] = self.carried
         return tensors, {"step": self.step, "seconds": self.seconds}
 
     def restore(self, tensors: dict[str, Tensor], counters: dict[str, float]) -> None:

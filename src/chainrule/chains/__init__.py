@@ -15,4 +15,5 @@ CHAINS = {
     "pixelsnail": "chainrule.chains.pixelsnail:PixelSNAIL",
     "image-transformer": "chainrule.chains.image_transformer:ImageTransformer",
     "char-lstm": "chainrule.chains.char_lstm:CharLSTM",
+    "mlstm": "chainrule.chains.mlstm:MultiplicativeLSTM",
 }

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from chainrule.model import Chain, check_sizes, pick
-
-CHUNK = 2048  # symbols scored at a time: the logits of a long text would not fit into memory at once
+from chainrule.layers.sequence import before_each, in_chunks, lstm
+from chainrule.model import Chain, check_sizes
 
 
 class CharLSTM(Chain):
@@ -34,7 +34,7 @@ class CharLSTM(Chain):
         "paper": {"width": 1000, "embed": 0},
     }
     KINDS = ("text", "array")
-    TRAINING = {"batch": 16, "lr": 3e-3, "window": 128}
+    TRAINING = {"batch": 64, "lr": 3e-3, "window": 32, "bfloat16": True, "carry": True}
 
     def __init__(
         self,
@@ -61,20 +61,34 @@ class CharLSTM(Chain):
         return {"symbols": data.levels, "classes": len(data.classes)}
 
     def logits(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """x (B, T) -> (B, T, K)."""
-        flat = x.reshape(len(x), -1).long()
-        before = torch.cat([torch.full_like(flat[:, :1], self.symbols), flat[:, :-1]], 1)
+        """x (B, *event) -> (B, *event, K)."""
+        before = before_each(x.flatten(1).long(), self.symbols)
         return self._run(before, None, context)[0].reshape(*x.shape, self.symbols)
 
     def log_probs(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """log p of every symbol (B, T) in nats, float64; the state is carried from chunk to chunk."""
-        flat, state = x.reshape(len(x), -1).long(), None
-        before = torch.cat([torch.full_like(flat[:, :1], self.symbols), flat[:, :-1]], 1)
-        parts = []
-        for i in range(0, flat.shape[1], CHUNK):
-            logits, state = self._run(before[:, i : i + CHUNK], state, context)
-            parts.append(pick(logits, flat[:, i : i + CHUNK]))
-        return torch.cat(parts, 1).reshape(x.shape) if parts else x.double()
+        """log p of every symbol (B, *event) in nats, float64; the state is carried from chunk to chunk."""
+
+        def run(before: Tensor, state: Tensor | None):
+            return self._run(before, state, context)
+
+        return in_chunks(run, x.flatten(1).long(), self.symbols).reshape(x.shape)
+
+    def rest(self, batch: int) -> Tensor:
+        """The state (layers, 2, B, h) before the first symbol."""
+        return self.out.weight.new_zeros(self.lstm.num_layers, 2, batch, self.width)
+
+    def loss_from(
+        self, state: Tensor, x: Tensor, before: Tensor, context: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The mean −log p of x (B, T) in nats, going on from `state`; and the state after it.
+
+        Args:
+            before: (B, T) what came before each symbol, −1 where nothing did: there the state is zero.
+            context: (B, T) classes.
+        """
+        begins = before < 0
+        logits, state = self._run(before.masked_fill(begins, self.symbols), state, context, ~begins)
+        return F.cross_entropy(logits.flatten(0, 1), x.flatten().long()), state
 
     def start(self, batch: int, event: tuple[int, ...], context: Tensor | None = None):
         return {"batch": batch, "context": context, "lstm": None}
@@ -104,12 +118,32 @@ class CharLSTM(Chain):
             h = p.lstm(gates, cell, hidden)
         return [p.dense(h, weight=self.out.weight.T, bias=self.out.bias)]
 
-    def _run(self, inputs: Tensor, state, context: Tensor | None):
+    def _run(self, inputs: Tensor, state: Tensor | None, context: Tensor | None, kept: Tensor | None = None):
         """inputs (B, T) of 0..K, K for "nothing yet" -> logits (B, T, K) and the new state."""
-        one_hot = nn.functional.one_hot
-        weight = self.out.weight
-        z = self.embed(inputs) if self.embed else one_hot(inputs, self.symbols + 1).to(weight)  # (B, T, D)
-        if self.condition is not None:
-            z = z + self.condition(context)[:, None]
-        h, state = self.lstm(z, state)
-        return self.out(self.drop(h)), state
+        state = self.rest(len(inputs)) if state is None else state
+        kept = None if kept is None else kept.T[..., None].to(state)  # (T, B, 1)
+        z, index = self._first(inputs.T, context)
+        h, after = z, list[Tensor]()
+        for (w_x, w_h, b_x, b_h), own in zip(self.lstm.all_weights, state, strict=True):
+            if after:
+                h = F.dropout(h, self.lstm.dropout, self.training)
+                z, index = F.linear(h, w_x, b_x + b_h).to(h.dtype), None
+            h, last = lstm(z, w_h.T, own, kept, index)  # (T, B, h)
+            after.append(last)
+        return self.out(self.drop(h.transpose(0, 1))), torch.stack(after)
+
+    def _first(self, symbols: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """What symbols (T, B) and classes (B,) or (B, T) say to the gates of the first layer.
+
+        (T, B, 4 h) and None; or, of more symbols than there are, the rows (K + 1, 4 h) of a table and their index.
+        """
+        w, _, b_x, b_h = self.lstm.all_weights[0]
+        if self.embed and symbols.numel() < self.symbols:
+            z, index = F.linear(self.embed(symbols), w), None
+        else:
+            z, index = F.linear(self.embed.weight, w) if self.embed else w.T, symbols
+        z = z + (b_x + b_h)
+        if self.condition is None or context is None:
+            return z, index
+        z = z if index is None else F.embedding(index, z)
+        return z + F.linear(self.condition.weight, w)[context.t()], None

@@ -17,6 +17,7 @@ from chainrule.data.batches import (
     passages,
     rank_in_class,
     steps_per_epoch,
+    streams,
     train_holdout,
 )
 from chainrule.data.dataset import Dataset
@@ -36,6 +37,7 @@ __all__ = [
     "passages",
     "rank_in_class",
     "steps_per_epoch",
+    "streams",
     "train_holdout",
     "train_test",
 ]

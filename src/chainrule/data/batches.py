@@ -13,7 +13,7 @@ from chainrule.errors import ChainruleError
 
 # Every use of random numbers has its own streams, so that the order of epoch 3 shares nothing with the
 # binarisation of step 3.
-BINARISE, SHUFFLE, WINDOWS = 0, 1, 2
+BINARISE, SHUFFLE, WINDOWS, STREAMS = 0, 1, 2, 3
 BEFORE = 64  # symbols that a passage is given to know where it stands
 
 
@@ -50,8 +50,7 @@ def batches(
     and every place in every event is equally likely. When the batch's first draw lies in an event shorter
     than T, its rows are as long as that event.
     """
-    if size < 1 or (window is not None and window < 1):
-        raise ChainruleError(f"a batch of {size} and a window of {window} are asked for: take 1 or more")
+    check_rows(size, window)
     if window is None:
         index = chosen(dataset, size, seed, step)
         x = draw(dataset, index, seed, step)
@@ -60,6 +59,47 @@ def batches(
         rows = [dataset.x[i][t : t + length] for i, t in zip(index, places, strict=True)]
         x = np.stack(rows).astype(symbol_type(dataset.levels))
     return x, None if dataset.context is None else dataset.context[index]
+
+
+def streams(
+    dataset: Dataset, size: int, seed: int, step: int, window: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """The batch of training step `step`, whose rows read on where those of the step before ended.
+
+    The events, one after another in the order of the epoch and in a circle, are cut from a place drawn by (seed,
+    epoch) into `size` streams of one length; a step takes the next `window` symbols of each. An epoch takes what
+    fits into whole steps.
+
+    Returns:
+        symbols (B, T); what came before each symbol (B, T) int64, −1 at the beginning of an event or of a stream;
+        the class of each symbol (B, T), or None.
+
+    >>> text = Dataset(x=np.arange(12)[None], levels=12, kind="text")
+    >>> x, before, _ = streams(text, size=2, seed=0, step=1, window=3)  # the second of two steps
+    >>> (x - before).tolist()
+    [[1, 1, 1], [1, 1, 1]]
+    """
+    check_rows(size, window)
+    lengths = lengths_of(dataset)
+    total = int(lengths.sum())
+    if dataset.binarise or not total:
+        raise ChainruleError("streams are read from symbols that are there: take data that are not binarised")
+    epoch, turn = divmod(step, max(1, total // (size * window)))
+    order = shuffled(len(dataset), seed, epoch, 0)
+    begin = stream(STREAMS, seed, epoch).integers(total) + np.arange(size) * total // size + turn * window
+    places = (begin[:, None] + np.arange(-1, window)) % total  # (B, T + 1)
+    ends = lengths[order].cumsum()
+    nth = np.searchsorted(ends, places, side="right")
+    event, place = order[nth], places - (ends - lengths[order])[nth]
+    symbols = np.empty(places.shape, np.int64)
+    for i in np.unique(event):
+        here = event == i
+        symbols[here] = np.asarray(dataset.x[i]).reshape(-1)[place[here]]
+    begins = place[:, 1:] == 0
+    begins[:, 0] |= turn == 0
+    x = symbols[:, 1:].astype(symbol_type(dataset.levels))
+    classes = None if dataset.context is None else dataset.context[event[:, 1:]]
+    return x, np.where(begins, -1, symbols[:, :-1]), classes
 
 
 def steps_per_epoch(dataset: Dataset, size: int, window: int | None = None) -> int:
@@ -92,9 +132,7 @@ def windows(
     """Which events (B,), at which places (B,), and how many symbols from there."""
     if dataset.binarise or any(len(shape) != 1 for shape in dataset.buckets):
         raise ChainruleError("windows are cut from texts and other events of one axis: leave out `window`")
-    lengths = np.empty(len(dataset), dtype=np.int64)
-    for shape, items in dataset.buckets.items():
-        lengths[items] = shape[0]
+    lengths = lengths_of(dataset)
     rng = stream(WINDOWS, seed, step)
     first = np.searchsorted(lengths.cumsum(), rng.integers(lengths.sum()), side="right")
     length = min(window, int(lengths[first]))
@@ -120,6 +158,20 @@ def passage(dataset: Dataset, event: int, begin: int, size: int) -> tuple[np.nda
     flat = np.asarray(dataset.x[event]).reshape(1, -1)
     first = max(0, begin - BEFORE)
     return flat[:, first : begin + size].astype(np.int64), begin - first
+
+
+def lengths_of(dataset: Dataset) -> np.ndarray:
+    """The number of symbols of every event, (N,)."""
+    lengths = np.empty(len(dataset), dtype=np.int64)
+    for shape, items in dataset.buckets.items():
+        lengths[items] = math.prod(shape)
+    return lengths
+
+
+def check_rows(size: int, window: int | None) -> None:
+    """One clear line for a batch or a window that there cannot be."""
+    if size < 1 or (window is not None and window < 1):
+        raise ChainruleError(f"a batch of {size} and a window of {window} are asked for: take 1 or more")
 
 
 def train_holdout(dataset: Dataset, share: float = 0.1) -> tuple[Dataset, Dataset | None]:

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from chainrule import __version__, store
-from chainrule.data import Dataset, batches, load, passage, passages, train_holdout
+from chainrule.data import Dataset, batches, load, passage, passages, streams, train_holdout
 from chainrule.data.patches import COUNT
 from chainrule.errors import ChainruleError
 from chainrule.model import Chain, Code
@@ -193,12 +193,13 @@ def describe(data: Dataset, model, size, settings, seed, conditional, holdout) -
 
 
 def training_options(name: str, batch, lr, compile, bfloat16) -> dict[str, Any]:
-    """Items a step, rate and window: what the model suggests, unless something else was asked for."""
+    """Items a step, rate, window and so on: what the model suggests, unless something else was asked for."""
     suggested = {
         "batch": 32,
         "lr": 3e-3,
         "window": None,
         "bfloat16": False,
+        "carry": False,
         **getattr(store.resolve(name, TABLE), "TRAINING", {}),
     }
     given = {"batch": batch, "lr": lr, "bfloat16": bfloat16}
@@ -247,7 +248,7 @@ def fit_chain(
 
 
 def training_of(chain: Chain, learn: Dataset, info: dict) -> Training | None:
-    """What trains a chain: by random batches, or passage after passage; None when there is nothing to learn."""
+    """What trains a chain: by random batches, streams that read on, or passage after passage; None: nothing to learn."""
     options = info["training"]
     rates = {key: options[key] for key in ("lr", "compile", "bfloat16")}
     if chain.PASSAGE:
@@ -258,13 +259,17 @@ def training_of(chain: Chain, learn: Dataset, info: dict) -> Training | None:
             return torch.from_numpy(x), torch.tensor(begin)
 
         return Training(chain, passage_at, Plan(steps=len(places), **rates, seed=info["seed"]))
-    plan = Plan(**info["budget"], **rates, seed=info["seed"])
+    if not any(True for _ in chain.parameters()):
+        return None
+    carries = options.get("carry", False)  # runs of earlier versions say nothing about it
+    rows = streams if carries else batches
 
     def batch_at(step: int) -> tuple[torch.Tensor, ...]:
-        x, context = batches(learn, options["batch"], info["seed"], step, options["window"])
-        return torch.from_numpy(x), *([] if context is None else [torch.from_numpy(context)])
+        arrays = rows(learn, options["batch"], info["seed"], step, options["window"])
+        return tuple(torch.from_numpy(array) for array in arrays if array is not None)
 
-    return Training(chain, batch_at, plan) if any(True for _ in chain.parameters()) else None
+    carried: Any = chain.rest(options["batch"]) if carries else None  # type: ignore[operator]
+    return Training(chain, batch_at, Plan(**info["budget"], **rates, seed=info["seed"]), carried)
 
 
 def trained(learner: Learner) -> dict[str, Any]:

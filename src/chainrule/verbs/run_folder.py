@@ -88,11 +88,14 @@ def reopen(out: str | Path | None) -> tuple[dict[str, Any], Path]:
         check_types(info, KEPT)
         for part, types in KEPT_PARTS.items():
             check_types(info[part], types)
+        carry, cls = info["training"].get("carry", False), store.resolve(info["model"], TABLE)
+        if type(carry) is not bool or (carry and not (hasattr(cls, "rest") and info["training"]["window"])):
+            raise ValueError(f"carry is {carry!r}")
         if not can_be_read(info["reading"]):
             raise ValueError(f"reading is {info['reading']}")
         training, budget = info["training"], (info["budget"]["minutes"], info["budget"]["steps"])
         check_options(*budget, info["seed"], training["lr"], training["batch"], info["holdout"], 0)
-        free = issubclass(store.resolve(info["model"], TABLE), Code) or learns_in_one_pass(info["model"])
+        free = issubclass(cls, Code) or learns_in_one_pass(info["model"])
         if budget == (None, None) and not free:
             raise ValueError("it has no budget")
         if not 1 <= info["threads"] <= 1024:
