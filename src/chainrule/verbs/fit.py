@@ -248,7 +248,7 @@ def fit_chain(
 
 
 def training_of(chain: Chain, learn: Dataset, info: dict) -> Training | None:
-    """What trains a chain: by random batches, streams that read on, or passage after passage; None: nothing to learn."""
+    """What trains a chain: random batches, streams that read on, or passage after passage; None: nothing can be."""
     options = info["training"]
     rates = {key: options[key] for key in ("lr", "compile", "bfloat16")}
     if chain.PASSAGE:
