@@ -61,7 +61,8 @@ def check() -> None:
     """Score every model again."""
     for name in zoo.names():
         told, found = zoo.card(name), card_of(open_run(zoo.named(name)))
-        print(json.dumps({"name": name, "equal": told == found, **found["score"]}), flush=True)
+        row = {"name": zoo.named(name), "card_is_true": told == found, **found["score"], **found["training"]}
+        print(json.dumps({**row, "parameters": found["parameters"], "command": found["command"]}), flush=True)
         if told != found:
             raise ChainruleError(f"the card of {name} says {told}, measured now: {found}")
 
