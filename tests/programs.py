@@ -184,7 +184,7 @@ class Writer:
         if self.rng.random() < 0.5:
             size = int(plan_of(self.p.symbols, bits, words, orders)[SIZE])
             counts = self.weights.integers(-(2**31), 2**31, size, dtype=np.int32)
-            few = 1 << self.number(0, 31)  # extreme weights, or such as mixers learn
+            few = 1 << self.number(0, 30)  # extreme weights, or such as mixers learn
             counts = counts // few
         return self.p.pointwise("tanh", self.p.mix(bits, words, orders, counts), clock="pixel")
 
