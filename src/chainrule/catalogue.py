@@ -50,12 +50,13 @@ def row(name: str, role: str, dotted: str) -> dict[str, Any]:
 
 def of_zoo(name: str, card: dict[str, Any]) -> dict[str, Any]:
     """The row of a model of the zoo: its class's, with what its card tells."""
-    minutes, score = card["training"]["seconds"] / 60, card["score"]
+    minutes, score, count = card["training"]["seconds"] / 60, card["score"], card["score"]["items"]
+    each = f" ({score['nats_per_item']:.2f} nats an item)" if count > 1 else ""
     return {
         **row(zoo.named(name), "chain", CHAINS[card["model"]]),
         "sizes": [],
-        "about": f"{card['model']}, {minutes:.0f} minutes on {card['data']}: {score['bits_per_dim']:.4f} bits/dim, "
-        f"{score['nats_per_item']:.2f} nats an item, on all {score['items']:,} of its test split",
+        "about": f"{card['model']}, {minutes:.0f} minutes on {card['data']}: {score['bits_per_dim']:.4f} bits/dim"
+        f"{each}, exact, on its whole test split",
         "source": f"{card['command']} ({card['licence']})",
     }
 
