@@ -20,6 +20,7 @@ from chainrule.errors import ChainruleError
 from chainrule.layers.gabor import fit_gabors
 from chainrule.lecture import (
     FIGURES,
+    bits_a_byte,
     class_samples,
     code_traversals,
     deep_reconstructions,
@@ -442,3 +443,15 @@ def test_every_image_chain_and_codec_is_in_the_table_of_bits(tmp_path):
     assert all(
         row["with_model"] > row["bits_per_byte"] for row in rows.values() if row["with_model"] is not None
     )
+
+
+@pytest.mark.parametrize("name", bits_a_byte.SMALLER)
+def test_a_chain_is_made_smaller_by_options_that_it_has(name):
+    cls = store.resolve(name, CHAINS)
+    images = Dataset(np.zeros((2, 3, 3, 1), np.uint8), 256, "image")
+    args = {**cls.SIZES["laptop"], **cls.configure(images), **bits_a_byte.SMALLER[name]}
+    small, large = (
+        store.build(name, {**args, **more}, CHAINS)
+        for more in ({}, {"hidden": cls.SIZES["laptop"]["hidden"]})
+    )
+    assert sum(p.numel() for p in small.parameters()) < sum(p.numel() for p in large.parameters())

@@ -38,7 +38,7 @@ SIZES: dict[str, dict[str, Any]] = {
 }
 COLUMNS = ("by", "bits_per_byte", "exact_score", "with_model", "kB_per_s", "how")
 # What a chain is made smaller by where its weights belong to places, and there are 256 levels at each.
-SMALLER: dict[str, dict[str, Any]] = {"made": {"hidden": [500]}, "nade": {"hidden": 100}}
+SMALLER: dict[str, dict[str, Any]] = {"made": {"hidden": 500}, "nade": {"hidden": 100}}
 
 
 def draw(save: Save, seed: int, data: str, items: int, budget: dict, efforts: list[int]) -> dict:
