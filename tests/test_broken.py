@@ -855,9 +855,9 @@ def test_an_lstm_that_forgets_its_state_or_its_class_is_caught(monkeypatch, cls)
     check_walk(chain, TEXT)
     run = cls._run
     for broken in (
-        lambda self, inputs, state, context, *more: run(self, inputs, None, context, *more),
-        lambda self, inputs, state, context, *more: run(
-            self, inputs, state, context if inputs.shape[1] > 1 else 0 * context, *more
+        lambda self, inputs, state, context, **more: run(self, inputs, None, context, **more),
+        lambda self, inputs, state, context, **more: run(
+            self, inputs, state, context if inputs.shape[1] > 1 else 0 * context, **more
         ),
     ):
         monkeypatch.setattr(cls, "_run", broken)

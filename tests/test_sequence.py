@@ -138,9 +138,9 @@ def test_a_long_text_is_scored_in_bounded_pieces(name, monkeypatch):
     chain, (x, context) = small(name), drawn(length=103)
     whole, sizes, run = chain.log_probs(x, context), [], type(chain)._run
 
-    def watched(self, inputs, *more):
+    def watched(self, inputs, *more, **named):
         sizes.append(inputs.numel())
-        return run(self, inputs, *more)
+        return run(self, inputs, *more, **named)
 
     monkeypatch.setattr(sequence, "CHUNK", 10)
     monkeypatch.setattr(type(chain), "_run", watched)

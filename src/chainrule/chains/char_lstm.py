@@ -6,11 +6,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from chainrule.layers.sequence import before_each, in_chunks, lstm
-from chainrule.model import Chain, check_sizes
+from chainrule.layers.sequence import Recurrent, lstm
+from chainrule.model import check_sizes
 
 
-class CharLSTM(Chain):
+class CharLSTM(Recurrent):
     """Texts of any length, a symbol at a time, everything before it summed up in the state of an LSTM.
 
     Args:
@@ -55,40 +55,9 @@ class CharLSTM(Chain):
         self.out = nn.Linear(width, symbols)
         self.condition = nn.Embedding(classes, inputs) if classes else None
 
-    @classmethod
-    def configure(cls, data) -> dict:
-        """Constructor arguments that the data imply."""
-        return {"symbols": data.levels, "classes": len(data.classes)}
-
-    def logits(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """x (B, *event) -> (B, *event, K)."""
-        before = before_each(x.flatten(1).long(), self.symbols)
-        return self._run(before, None, context)[0].reshape(*x.shape, self.symbols)
-
-    def log_probs(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """log p of every symbol (B, *event) in nats, float64; the state is carried from chunk to chunk."""
-
-        def run(before: Tensor, state: Tensor | None):
-            return self._run(before, state, context)
-
-        return in_chunks(run, x.flatten(1).long(), self.symbols).reshape(x.shape)
-
     def rest(self, batch: int) -> Tensor:
         """The state (layers, 2, B, h) before the first symbol."""
         return self.out.weight.new_zeros(self.lstm.num_layers, 2, batch, self.width)
-
-    def loss_from(
-        self, state: Tensor, x: Tensor, before: Tensor, context: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """The mean −log p of x (B, T) in nats, going on from `state`; and the state after it.
-
-        Args:
-            before: (B, T) what came before each symbol, −1 where nothing did: there the state is zero.
-            context: (B, T) classes.
-        """
-        begins = before < 0
-        logits, state = self._run(before.masked_fill(begins, self.symbols), state, context, ~begins)
-        return F.cross_entropy(logits.flatten(0, 1), x.flatten().long()), state
 
     def start(self, batch: int, event: tuple[int, ...], context: Tensor | None = None):
         return {"batch": batch, "context": context, "lstm": None}

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from chainrule.layers.sequence import before_each, in_chunks, multiplicative_lstm
-from chainrule.model import Chain, check_sizes
+from chainrule.layers.sequence import Recurrent, in_chunks, multiplicative_lstm
+from chainrule.model import check_sizes
 
 
-class MultiplicativeLSTM(Chain):
+class MultiplicativeLSTM(Recurrent):
     """Texts of any length; each symbol chooses how the state before it is turned into the gates.
 
     With x the learned vector of the symbol before, h and c the hidden units and the cells:
@@ -62,41 +62,18 @@ class MultiplicativeLSTM(Chain):
         self.drop = nn.Dropout(dropout)
         self.out = nn.Linear(width, symbols)
 
-    @classmethod
-    def configure(cls, data) -> dict:
-        """Constructor arguments that the data imply."""
-        return {"symbols": data.levels, "classes": len(data.classes)}
-
-    def logits(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """x (B, *event) -> (B, *event, K)."""
-        before = before_each(x.flatten(1).long(), self.symbols)
-        return self._run(before, None, context)[0].reshape(*x.shape, self.symbols)
-
     def log_probs(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """log p of every symbol (B, *event) in nats, float64; the state is carried from chunk to chunk."""
         weights, flat = self._weights(), x.flatten(1).long()
 
         def run(before: Tensor, state: Tensor | None):
-            return self._run(before, state, context, weights)
+            return self._run(before, state, context, weights=weights)
 
         return in_chunks(run, flat, self.symbols).reshape(x.shape)
 
     def rest(self, batch: int) -> Tensor:
         """The state (2, B, h) before the first symbol: cells, then hidden units."""
         return self.out.weight.new_zeros(2, batch, self.width)
-
-    def loss_from(
-        self, state: Tensor, x: Tensor, before: Tensor, context: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """The mean −log p of x (B, T) in nats, going on from `state`; and the state after it.
-
-        Args:
-            before: (B, T) what came before each symbol, −1 where nothing did: there the state is zero.
-            context: (B, T) classes.
-        """
-        begins = before < 0
-        logits, state = self._run(before.masked_fill(begins, self.symbols), state, context, kept=~begins)
-        return F.cross_entropy(logits.flatten(0, 1), x.flatten().long()), state
 
     def start(self, batch: int, event: tuple[int, ...], context: Tensor | None = None):
         weights = [w.detach() for w in self._weights()]
@@ -106,8 +83,8 @@ class MultiplicativeLSTM(Chain):
         """One step of the recurrence: its cost does not grow with what came before."""
         if symbol is None:
             symbol = torch.full((state["state"].shape[1],), self.symbols)
-        run = state["state"], state["context"], state["weights"]
-        logits, state["state"] = self._run(symbol.long()[:, None], *run)
+        run = {"context": state["context"], "weights": state["weights"]}
+        logits, state["state"] = self._run(symbol.long()[:, None], state["state"], **run)
         return logits[:, 0], state
 
     def program(self, p):
@@ -137,8 +114,8 @@ class MultiplicativeLSTM(Chain):
         inputs: Tensor,
         state: Tensor | None,
         context: Tensor | None,
-        weights: list[Tensor] | None = None,
         kept: Tensor | None = None,
+        weights: list[Tensor] | None = None,
     ):
         """inputs (B, T) of 0..K, K for "nothing yet" -> logits (B, T, K) and the new state."""
         state = self.rest(len(inputs)) if state is None else state

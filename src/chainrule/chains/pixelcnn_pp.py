@@ -12,14 +12,14 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from chainrule.layers.conv import Corner, RowsAbove, affine, corner, down, rows_above, weight_of
 from chainrule.layers.gated import Gated, before, before_program
-from chainrule.layers.logistic import LogisticHead
-from chainrule.layers.pixels import check_images, of_images, scaled, scaled_program
-from chainrule.model import Chain, check_sizes
+from chainrule.layers.logistic import LogisticHead, OfLogistics
+from chainrule.layers.pixels import check_images, scaled, scaled_program
+from chainrule.model import check_sizes
 
 SCALES = 3  # resolutions: the image, a half and a quarter of its sides
 
 
-class PixelCNNpp(Chain):
+class PixelCNNpp(OfLogistics):
     """Images of any height and width by a mixture of logistics, from two streams at three resolutions.
 
     One stream, u, knows all rows above a pixel, the other, l, also the pixels to the left. Both go through gated
@@ -79,23 +79,6 @@ class PixelCNNpp(Chain):
         self.grow: Any = nn.ModuleList(Grow(width) for _ in range(SCALES - 1))
         self.head = LogisticHead(width, channels, symbols, mixtures)
         nn.Module.to(self, memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-    @classmethod
-    def configure(cls, data) -> dict:
-        """Constructor arguments that the data imply."""
-        return of_images(data)
-
-    def logits(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """x (B, H, W, C) -> (B, H, W, C, K)."""
-        return self.head(self._features(x, context), x)
-
-    def log_probs(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """log p(xᵢ | x₍<ᵢ₎) of every symbol in nats, (B, H, W, C) float64, from the mixture itself."""
-        return self.head.log_probs(self._features(x, context), x).double() if x.numel() else x.double()
-
-    def loss(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """The mean negative log-likelihood a symbol in nats."""
-        return -self.head.log_probs(self._features(x, context), x).mean()
 
     def program(self, p):
         """u a row at a time, l a pixel at a time; where they are coarser, at every second or fourth row and column."""

@@ -12,12 +12,12 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from chainrule.layers.conv import Corner, affine
 from chainrule.layers.gated import Gated, before, before_program
-from chainrule.layers.logistic import LogisticHead
-from chainrule.layers.pixels import check_images, coordinates, of_images, scaled, scaled_program
-from chainrule.model import Chain, check_sizes
+from chainrule.layers.logistic import LogisticHead, OfLogistics
+from chainrule.layers.pixels import check_images, coordinates, scaled, scaled_program
+from chainrule.model import check_sizes
 
 
-class PixelSNAIL(Chain):
+class PixelSNAIL(OfLogistics):
     """Images of any height and width by a mixture of logistics, from convolutions and attention to all that came.
 
     A first convolution knows three pixels above a pixel and two to its left. Then come blocks of gated residual
@@ -75,23 +75,6 @@ class PixelSNAIL(Chain):
         )
         self.head = LogisticHead(width, channels, symbols, mixtures)
         nn.Module.to(self, memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-    @classmethod
-    def configure(cls, data) -> dict:
-        """Constructor arguments that the data imply."""
-        return of_images(data)
-
-    def logits(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """x (B, H, W, C) -> (B, H, W, C, K)."""
-        return self.head(self._features(x, context), x)
-
-    def log_probs(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """log p(xᵢ | x₍<ᵢ₎) of every symbol in nats, (B, H, W, C) float64, from the mixture itself."""
-        return self.head.log_probs(self._features(x, context), x).double() if x.numel() else x.double()
-
-    def loss(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """The mean negative log-likelihood a symbol in nats."""
-        return -self.head.log_probs(self._features(x, context), x).mean()
 
     def program(self, p):
         """One pixel at a time; what a pixel says to later ones is made when it is done."""

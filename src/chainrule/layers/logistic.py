@@ -2,13 +2,45 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from chainrule.engine.device import log_mass
 from chainrule.layers.conv import weight_of
-from chainrule.layers.pixels import single
+from chainrule.layers.pixels import of_images, single
+from chainrule.model import Chain
+
+
+class OfLogistics(Chain):
+    """A chain over images whose features of a pixel go to a `LogisticHead` (abstract).
+
+    A concrete one has `head`, and `_features(x, context)` (B, H, W, D): what is known of each pixel from its past.
+    """
+
+    head: LogisticHead
+
+    @classmethod
+    def configure(cls, data) -> dict:
+        """Constructor arguments that the data imply."""
+        return of_images(data)
+
+    @abstractmethod
+    def _features(self, x: Tensor, context: Tensor | None) -> Tensor: ...
+
+    def logits(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """x (B, H, W, C) -> (B, H, W, C, K)."""
+        return self.head(self._features(x, context), x)
+
+    def log_probs(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """log p(xᵢ | x₍<ᵢ₎) of every symbol in nats, (B, H, W, C) float64, from the mixture itself."""
+        return self.head.log_probs(self._features(x, context), x).double() if x.numel() else x.double()
+
+    def loss(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """The mean negative log-likelihood a symbol in nats."""
+        return -self.head.log_probs(self._features(x, context), x).mean()
 
 
 class LogisticHead(nn.Module):

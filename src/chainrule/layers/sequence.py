@@ -8,14 +8,16 @@ gradient by a weight is one product over all steps.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from chainrule.layers.recurrence import LSTM
-from chainrule.model import pick
+from chainrule.model import Chain, pick
 
 CHUNK = 2048  # symbols scored at a time: what a long text needs would not fit into memory at once
 CELL = LSTM()
@@ -23,6 +25,57 @@ CELL = LSTM()
 Run = Callable[
     [Tensor, Any], tuple[Tensor, Any]
 ]  # what came before each symbol (B, T), state -> logits, state
+
+
+class Recurrent(Chain):
+    """A chain over events of any shape, symbol by symbol, that a state sums up (abstract).
+
+    A concrete one states `rest(batch)`, the state before the first symbol, and
+
+        _run(before (B, T), state, context, kept (B, T) or None) -> logits (B, T, K), state
+
+    where a symbol of `before` is K when nothing came before, and the state is zero where `kept` is not.
+    """
+
+    @classmethod
+    def configure(cls, data) -> dict:
+        """Constructor arguments that the data imply."""
+        return {"symbols": data.levels, "classes": len(data.classes)}
+
+    def logits(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """x (B, *event) -> (B, *event, K)."""
+        before = before_each(x.flatten(1).long(), self.symbols)
+        return self._run(before, None, context)[0].reshape(*x.shape, self.symbols)
+
+    def log_probs(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """log p of every symbol (B, *event) in nats, float64; the state is carried from chunk to chunk."""
+
+        def run(before: Tensor, state: Tensor | None):
+            return self._run(before, state, context)
+
+        return in_chunks(run, x.flatten(1).long(), self.symbols).reshape(x.shape)
+
+    @abstractmethod
+    def rest(self, batch: int) -> Tensor:
+        """The state before the first symbol."""
+
+    @abstractmethod
+    def _run(
+        self, before: Tensor, state: Tensor | None, context: Tensor | None, kept: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]: ...
+
+    def loss_from(
+        self, state: Tensor, x: Tensor, before: Tensor, context: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The mean −log p of x (B, T) in nats, going on from `state`; and the state after it.
+
+        Args:
+            before: (B, T) what came before each symbol, −1 where nothing did: there the state is zero.
+            context: (B, T) classes.
+        """
+        begins = before < 0
+        logits, state = self._run(before.masked_fill(begins, self.symbols), state, context, ~begins)
+        return F.cross_entropy(logits.flatten(0, 1), x.flatten().long()), state
 
 
 def lstm(
