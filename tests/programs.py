@@ -16,6 +16,7 @@ KINDS = (
     *("dense", "dense onto", "embed", "embed onto", "levels", "position", "select", "add", "multiply"),
     *("gate", "norm", "attend", "concat", "constant", "class", "features", "lstm", "mlstm", "memory", "part"),
     *("copy", "constant here", "dense here onto", "here", "total", "logistics", "logistic of", "mix"),
+    *("log softmax", "blend"),
 )
 # of an LSTM: its clock, and where the earlier hidden state and the earlier cell are (rows, columns), or carried
 STATES = [("pixel",), ("pixel", (0, -1), (0, -1)), ("pixel", (-1, 1), (-1, 0))]
@@ -97,6 +98,10 @@ class Writer:
             return self.lstm(n)
         if kind == "mix":
             return self.mix()
+        if kind == "log softmax":
+            return p.pointwise(kind, self.resized(self.reading(clock), n, clock), clock=clock)
+        if kind == "blend":
+            return self.blend() if p.channels == 1 and p.axes == "line" else None
         if kind == "mlstm":
             return self.mlstm(n)
         if kind == "attend":
@@ -175,6 +180,13 @@ class Writer:
             else self.p.logistic_of(three, channel, **when)
         )
         return self.p.pointwise("tanh", made, **when)
+
+    def blend(self):
+        """Some distributions, blended; weights that learn slowly, or as fast as they can."""
+        parts = [
+            self.resized(self.reading("pixel"), self.p.symbols, "pixel") for _ in range(self.number(1, 3))
+        ]
+        return self.p.blend(parts, self.rng.choice([0.003, 0.1, 1.0]))
 
     def mix(self):
         """A mixer with an empty memory, or with one in which anything may stand."""

@@ -99,7 +99,7 @@ def dot32(x, y):
 
 SINGLE = SimpleNamespace(
     dtype=F, exp=exp32, sigmoid=sigmoid32, tanh=tanh32, gated=gated32, gelu=gelu32, dot=dot32,
-    softplus=softplus32, log_one_less=log_one_less32, log_add=log_add32,
+    softplus=softplus32, log_one_less=log_one_less32, log_add=log_add32, log=log32,
 )  # fmt: skip
 DOUBLE = SimpleNamespace(
     dtype=np.float64,
@@ -112,6 +112,7 @@ DOUBLE = SimpleNamespace(
     softplus=lambda x: np.logaddexp(0, x),
     log_one_less=lambda d: np.log(-np.expm1(-d)),
     log_add=np.logaddexp,
+    log=np.log,
 )
 
 
@@ -403,7 +404,48 @@ class Reference:
             "gate": lambda: m.gated(*np.split(x[0], 2, 1)),
             "cell": lambda: m.sigmoid(quarters[1]) * x[1] + m.gated(quarters[2], quarters[0]),
             "hidden": lambda: m.gated(x[1], quarters[3]),
+            "log softmax": lambda: np.maximum(x[0] - self.log_total(x[0]), m.dtype(-20)),
+            "blend": lambda: self.blend(x[0], x[1:], pixel),
+            "reweigh": lambda: self.reweigh(x[0], x[1:-1], x[-1], w[0][0], pixel),
         }[op.kind]()
+
+    def log_total(self, x):
+        """log Σ eˣ, a column."""
+        top = x.max(1, keepdims=True)
+        return top + self.math.log(in_order(self.math.exp(x - top)))
+
+    def came(self, t):
+        """The symbols (lanes,) at position t; 0 before the first."""
+        found = self.symbols[:, t] if t >= 0 else np.zeros(self.lanes, int)
+        if (found < 0).any():
+            raise TooEarly(t)
+        return found
+
+    def blend(self, weights, parts, t):
+        """Σⱼ (1/J + u_j + v_sj) xⱼ, part after part."""
+        lanes, count, y = range(self.lanes), len(parts), np.zeros_like(parts[0])
+        table = weights.reshape(self.lanes, -1, count)
+        for j, x in enumerate(parts):
+            weight = (self.math.dtype(1) / self.math.dtype(count) + table[:, 0, j]) + table[
+                lanes, 1 + self.came(t - 1), j
+            ]
+            y = y + weight[:, None] * x
+        return y
+
+    def reweigh(self, weights, parts, blended, rate, t):
+        """What the weights learn of the symbol at t - 1."""
+        if t == 0:
+            return weights
+        symbol, before, lanes = self.came(t - 1), self.came(t - 2), range(self.lanes)
+        table = weights.reshape(self.lanes, -1, len(parts)).copy()
+        share = self.math.exp(blended - self.log_total(blended))
+        for j, x in enumerate(parts):
+            step = rate * (x[lanes, symbol] - in_order(share * x)[:, 0])
+            for row in (0, 1 + before):
+                table[lanes, row, j] = np.clip(
+                    table[lanes, row, j] + step, self.math.dtype(-8), self.math.dtype(8)
+                )
+        return table.reshape(weights.shape)
 
     def mixers_of(self, op):
         """A mixer for each lane."""

@@ -21,7 +21,7 @@ from chainrule.coding import frequencies
 from chainrule.engine import Builder, dump, identity, layout, parse, strict, validate
 from chainrule.engine.device import Device
 from chainrule.engine.program import OPS, Op, Program, Read, Value, clocks
-from chainrule.engine.strict import ANSWER, Strict, known_answer, known_program
+from chainrule.engine.strict import ANSWER, Strict, known_answer, known_line, known_program
 from chainrule.errors import ChainruleError
 from programs import random_case, seeds
 from reference import DOUBLE, SINGLE, Reference, TooEarly
@@ -89,6 +89,8 @@ def test_the_known_program_has_the_bits_of_the_specification():
         program = known_program(math.prod(event[:-1]))
         data = inputs(program, event)
         same_bits(strictly(program, event, data), Reference(program, event, *data).run())
+    data = inputs(known_line(), (24,))
+    same_bits(strictly(known_line(), (24,), data), Reference(known_line(), (24,), *data).run())
 
 
 def passes(program):
@@ -478,12 +480,12 @@ def test_levels_and_norms_are_not_fused():
 
 def everything():
     """Programs with all there is, and events for them."""
-    return [(known_program(18), (2, 3, 3, 2)), line_program()]
+    return [(known_program(18), (2, 3, 3, 2)), line_program(), (known_line(), (24,))]
 
 
-def test_the_known_program_has_every_operation_and_every_clock():
+def test_the_known_programs_have_every_operation_and_every_clock():
     program = known_program()
-    assert {op.kind for op in program.ops} == OPS.keys()
+    assert {op.kind for op in (*program.ops, *known_line().ops)} == OPS.keys()
     assert all(program.sections.values())
 
 

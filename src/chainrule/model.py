@@ -86,6 +86,13 @@ class Chain(nn.Module, ABC):
         """log p(xᵢ | x₍<ᵢ₎) of every symbol in nats, (B, *event) float64."""
         return pick(self.logits(x, context), x) if x.numel() else x.double()
 
+    def stretches(self, x: Tensor, context: Tensor | None = None, size: int = 2048) -> Iterator[Tensor]:
+        """`logits` (B, size, K) of one stretch of the flattened event after another; the last may be shorter.
+
+        A chain that can go on from where it was holds no more than a stretch at a time.
+        """
+        yield from self.logits(x, context).reshape(len(x), -1, self.symbols).split(size, 1)
+
     def loss(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """What training minimises: the mean negative log-likelihood a symbol in nats, a scalar."""
         logits = self.logits(x, context)

@@ -31,7 +31,9 @@ HEADER_LIMIT = 1 << 24  # bytes; a real header holds a line a tensor
 CALLS_A_MODEL, CALLS_A_TENSOR = 2000, 100  # of PyTorch, in a constructor; a layer takes about five a tensor
 
 LARGEST = (1 << 31) - 1  # of the integers of a code: what is larger in a file is damage
-DEEPEST = 8  # codes within codes
+DEEPEST = 8  # codes within codes, chains within chains
+SHARED = ("symbols", "classes")  # what a chain says for the chains that it is made of, where they do not
+ENTRY = {"model", "args"}  # what a model within a model is written as
 PLAIN = {
     "int",
     "float",
@@ -84,7 +86,8 @@ def build(name: str, args: dict[str, Any], table: Table, seed: int = 0, depth: i
         if not fits(value, kind):
             raise ChainruleError(f"{name} takes {kind} for {key}, not {one_line(repr(value))}")
         if takes_objects(cls, known[key]):
-            value = instance(value, key, kind, name, cls, table, depth)
+            shared = {k: args[k] for k in SHARED if k in args}
+            value = instance(value, key, kind, name, cls, table, depth, seed, shared)
         elif isinstance(known[key].default, tuple) and isinstance(value, list):
             value = tuple(value)  # JSON has no tuples
         made[key] = value
@@ -124,25 +127,40 @@ def fits_one(value: Any, annotation: str) -> bool:
 
 
 def takes_objects(cls: type, option: inspect.Parameter) -> bool:
-    """Whether an argument is a part or a code: its default is None, and its annotation says more than JSON has."""
-    if not issubclass(cls, Code) or option.default is not None:
+    """Whether an argument is made of models or parts: its default is None, its annotation says more than JSON has."""
+    if option.default is not None:
         return False
     names = set(re.findall(r"\w+", written(option.annotation)))
-    return bool(names - PLAIN if names else cls.PARTS)
+    return bool(names - PLAIN if names else getattr(cls, "PARTS", {}))
 
 
-def instance(value: Any, key: str, kind: str, name: str, cls: type, table: Table, depth: int) -> Any:
-    """The part or the code that JSON stands for: an object, or the bare name of a kind or of a code."""
-    parts = getattr(cls, "PARTS", {})
+def instance(
+    value: Any,
+    key: str,
+    kind: str,
+    name: str,
+    cls: type,
+    table: Table,
+    depth: int,
+    seed: int,
+    shared: dict[str, Any],
+) -> Any:
+    """The part, the code or the chains that JSON stands for: objects, or the bare name of a kind or of a model."""
+    parts, words = getattr(cls, "PARTS", {}), re.findall(r"\w+", kind)
     if value is None or isinstance(value, (Code, *parts.values())):
         return value
-    of_codes = "Code" in re.findall(r"\w+", kind)
-    if isinstance(value, str):
-        value = {"model": value, "args": {}} if of_codes and value not in parts else {"kind": value}
+    if "Chain" in words and isinstance(value, list | tuple):
+        return tuple(
+            item if isinstance(item, Chain) else inner(item, Chain, table, depth + 1, seed + i, shared)
+            for i, item in enumerate(value)
+        )
+    of_codes = "Code" in words
+    if isinstance(value, str) and (value in parts or not of_codes):
+        value = {"kind": value}
     if isinstance(value, dict) and "kind" in value and parts:
         return part_of(value, key, name, parts)
-    if of_codes and isinstance(value, dict) and value.keys() == {"model", "args"}:
-        return inner_code(value["model"], value["args"], table, depth + 1)
+    if of_codes and (isinstance(value, str) or (isinstance(value, dict) and value.keys() == ENTRY)):
+        return inner(value, Code, table, depth + 1)
     choices = [*parts, *(['a code as {"model": ..., "args": {...}}'] if of_codes else [])]
     raise ChainruleError(f"{name} takes {key} from {', '.join(choices) or kind}, not {one_line(repr(value))}")
 
@@ -172,17 +190,26 @@ def part_of(given: dict[str, Any], key: str, name: str, parts: dict[str, type]) 
     return part
 
 
-def inner_code(name: Any, args: Any, table: Table, depth: int) -> Code:
-    """The code that is an argument of a code."""
+def inner(
+    given: Any, wanted: type, table: Table, depth: int, seed: int = 0, shared: dict[str, Any] | None = None
+) -> Any:
+    """The model that is an argument of a model: by name, or as {"model": name, "args": {...}}."""
+    entry = {"model": given, "args": {}} if isinstance(given, str) else given
+    kind = wanted.__name__.lower()
+    if not isinstance(entry, dict) or entry.keys() != ENTRY:
+        raise ChainruleError(
+            f'a {kind} is given as {{"model": ..., "args": {{...}}}}, not {one_line(repr(given))}'
+        )
+    name, args = entry["model"], entry["args"]
     if not isinstance(name, str) or not isinstance(args, dict):
-        raise ChainruleError(f"a code has a name and arguments, not {one_line(repr((name, args)))}")
+        raise ChainruleError(f"a {kind} has a name and arguments, not {one_line(repr((name, args)))}")
     if depth > DEEPEST:
-        raise ChainruleError(f"codes stand within codes {depth} deep: at most {DEEPEST} are read")
-    if not issubclass(resolve(name, table), Code):
-        raise ChainruleError(f"{name} is a chain, and codes are made of codes")
-    code = build(name, args, table, depth=depth)
-    assert isinstance(code, Code)
-    return code
+        raise ChainruleError(f"{kind}s stand within {kind}s {depth} deep: at most {DEEPEST} are read")
+    cls = resolve(name, table)
+    if not issubclass(cls, wanted):
+        raise ChainruleError(f"{name} is no {kind}, and {kind}s are made of {kind}s")
+    own = {k: v for k, v in (shared or {}).items() if k in options(cls)}
+    return build(name, {**own, **args}, table, seed, depth)
 
 
 def arguments(model: Chain | Code, table: Table) -> dict[str, Any]:
@@ -192,9 +219,11 @@ def arguments(model: Chain | Code, table: Table) -> dict[str, Any]:
 
 
 def plain(value: Any, cls: type, table: Table) -> Any:
-    """An argument of `cls` as JSON: a part as {"kind": ..., ...fields}, a code as {"model": ..., "args": {...}}."""
-    if isinstance(value, Code):
+    """An argument of `cls` as JSON: a part as {"kind": ..., ...fields}, a model as {"model": ..., "args": {...}}."""
+    if isinstance(value, Code | Chain):
         return {"model": name_of(value, table), "args": arguments(value, table)}
+    if isinstance(value, tuple) and any(isinstance(item, Chain) for item in value):
+        return [plain(item, cls, table) for item in value]
     if not is_dataclass(value) or isinstance(value, type):
         return list(value) if isinstance(value, tuple) else value  # as JSON gives it back
     for kind, part in getattr(cls, "PARTS", {}).items():

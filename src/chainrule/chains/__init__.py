@@ -16,4 +16,5 @@ CHAINS = {
     "image-transformer": "chainrule.chains.image_transformer:ImageTransformer",
     "char-lstm": "chainrule.chains.char_lstm:CharLSTM",
     "mlstm": "chainrule.chains.mlstm:MultiplicativeLSTM",
+    "mixture": "chainrule.chains.mixture:Mixture",
 }

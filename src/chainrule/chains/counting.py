@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -67,12 +68,17 @@ class ContextMixing(Chain):
         if out.is_meta:
             return out
         rows = out.view(len(x), -1, self.symbols)
-        for row, symbols in zip(rows, symbols_of(x), strict=True):
-            mixer = self._mixer(symbols[None])
-            for i in range(0, len(symbols), CHUNK):
-                part = mixer.logits(i, min(i + CHUNK, len(symbols)), self._dtype())
-                row[i : i + CHUNK] = torch.from_numpy(part[0])
+        for i, row in enumerate(rows):  # one memory at a time
+            for stretch, part in zip(row.split(CHUNK), self.stretches(x[i : i + 1]), strict=True):
+                stretch[:] = part[0]
         return out
+
+    def stretches(self, x: Tensor, context: Tensor | None = None, size: int = CHUNK) -> Iterator[Tensor]:
+        """ln p (B, size, K) of one stretch after another; the memory of every event is kept between them."""
+        mixer = self._mixer(symbols_of(x))
+        length = mixer.symbols.shape[1]
+        for i in range(0, length, size):
+            yield torch.from_numpy(mixer.logits(i, min(i + size, length), self._dtype()))
 
     def log_probs(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """ln p of every symbol (B, *event), float64: along its path only, without the other symbols."""

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from chainrule.layers.sequence import Recurrent, in_chunks, multiplicative_lstm
+from chainrule.layers.sequence import Recurrent, multiplicative_lstm
 from chainrule.model import check_sizes
 
 
@@ -62,15 +62,6 @@ class MultiplicativeLSTM(Recurrent):
         self.drop = nn.Dropout(dropout)
         self.out = nn.Linear(width, symbols)
 
-    def log_probs(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """log p of every symbol (B, *event) in nats, float64; the state is carried from chunk to chunk."""
-        weights, flat = self._weights(), x.flatten(1).long()
-
-        def run(before: Tensor, state: Tensor | None):
-            return self._run(before, state, context, weights=weights)
-
-        return in_chunks(run, flat, self.symbols).reshape(x.shape)
-
     def rest(self, batch: int) -> Tensor:
         """The state (2, B, h) before the first symbol: cells, then hidden units."""
         return self.out.weight.new_zeros(2, batch, self.width)
@@ -104,6 +95,9 @@ class MultiplicativeLSTM(Recurrent):
         gates = p.add(p.dense(m, weight=self.m.in_program(p), bias=self.bias), gates)
         h = p.lstm(gates, cell, hidden)
         return [p.dense(h, weight=self.out.weight.T, bias=self.out.bias)]
+
+    def _fixed(self) -> dict[str, list[Tensor]]:
+        return {"weights": self._weights()}
 
     def _weights(self) -> list[Tensor]:
         """The four normalised matrices: of x to the gates and to m, of m to the gates, of h to m."""

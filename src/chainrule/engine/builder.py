@@ -187,7 +187,7 @@ class Builder:
         return self._op("multiply", x.width, (x, y), **when)
 
     def pointwise(self, kind: str, x: Handle, **when: Any) -> Handle:
-        """relu, elu, tanh, sigmoid, exp or gelu of every number."""
+        """relu, elu, tanh, sigmoid, exp or gelu of every number; or "log softmax" of all of them."""
         return self._op(kind, x.width, (x,), **when)
 
     def gate(self, x: Handle, **when: Any) -> Handle:
@@ -206,6 +206,18 @@ class Builder:
         """ln p (K,) of the next symbol by context mixing (see `mixing`); `counts`: the memory it begins with."""
         kind, weights = ("mix", ()) if counts is None else ("mix from", (counts,))
         return self._op(kind, self.symbols, (), weights, (bits, words, *orders), clock="pixel")
+
+    def blend(self, parts: Sequence[Handle], rate: float) -> Handle:
+        """The logits (K,) that J distributions, given as logits (K,), make together, weighed by what they were worth.
+
+        The weights of the last symbol and those of all symbols are learned on the way, at this rate.
+        """
+        known = [self._op("log softmax", self.symbols, (x,), clock="pixel") for x in parts]
+        weights = self.memory((self.symbols + 1) * len(parts), carried=True)
+        mixed = self.memory(self.symbols)
+        before = [self.at(x, columns=-1) for x in (*known, mixed)]
+        self._op("reweigh", weights.width, (weights, *before), [[rate]], into=weights)
+        return self._op("blend", self.symbols, (weights, *known), into=mixed)
 
     def norm(self, x: Handle, weight: Any, bias: Any, **when: Any) -> Handle:
         """Layer normalisation."""

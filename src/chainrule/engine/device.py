@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from chainrule.engine.kernels import attended
 from chainrule.engine.layout import place
 from chainrule.engine.mixing import SIZE, Mixer, memories
-from chainrule.engine.program import MIXING, Op, Program, Read, clocks, mixer_of
+from chainrule.engine.program import HEAVIEST, LEAST, MIXING, Op, Program, Read, clocks, mixer_of
 
 
 def gate(x: Tensor) -> Tensor:
@@ -50,6 +50,37 @@ def log_mass(k: Tensor, mean: Tensor, scale: Tensor, symbols: int) -> Tensor:
     return gap - above - below
 
 
+def log_softmax(x: Tensor) -> Tensor:
+    """ln p as a blend takes it: not below -20."""
+    return x.log_softmax(-1).clamp(min=LEAST)
+
+
+def blend(weights: Tensor, parts: Tensor, last: Tensor) -> Tensor:
+    """ln p (B, J, K) of J chains -> logits (B, K): each weighed, and the weights depend on the last symbol.
+
+    weights (B, K + 1, J): those of all symbols, then those that hold after each; 1/J is added.
+    """
+    rows = torch.arange(len(weights), device=weights.device)
+    of_part = 1 / parts.shape[1] + weights[:, 0] + weights[rows, 1 + last]
+    return (of_part[..., None] * parts).sum(1)
+
+
+def reweighed(
+    weights: Tensor, parts: Tensor, mixed: Tensor, symbol: Tensor, last: Tensor, rate: float | Tensor
+) -> Tensor:
+    """The weights of `blend` after `symbol` (B,) came, which it gave the logits `mixed` (B, K) after `last` (B,).
+
+    They move along the gradient of ln p of the symbol: its ln p less what was expected, of every chain.
+    """
+    rows = torch.arange(len(weights), device=weights.device)
+    expected = (mixed.softmax(-1)[:, None] * parts).sum(-1)
+    step = rate * (parts[rows, :, symbol] - expected)
+    moved = weights.clone()
+    for where in (torch.zeros_like(last), 1 + last):
+        moved[rows, where] = (moved[rows, where] + step).clamp(-HEAVIEST, HEAVIEST)
+    return moved
+
+
 PLAIN: dict[str, Callable[..., Tensor]] = {
     "concat": lambda *x: torch.cat(x, -1),
     "add": torch.add,
@@ -63,6 +94,7 @@ PLAIN: dict[str, Callable[..., Tensor]] = {
     "gate": gate,
     "cell": cell,
     "hidden": hidden,
+    "log softmax": log_softmax,
 }
 
 
@@ -177,6 +209,8 @@ class Device:
         x = [self._read(read, frame, row, column) for read in op.reads]
         if op.kind in PLAIN:
             return PLAIN[op.kind](*x)
+        if op.kind in ("blend", "reweigh"):
+            return self._blend(op, x)
         w = [self.weights[name] for name in op.weights]
         if op.kind == "dense":
             return torch.cat(x, -1) @ w[0] + w[1]
@@ -228,6 +262,20 @@ class Device:
         value = self.values[op.output]
         exact = np.float64 if value.dtype == torch.float64 else np.float32
         return torch.from_numpy(mixer.logits(first, first + 1, exact)[:, 0]).to(value)
+
+    def _blend(self, op: Op, x: list[Tensor]) -> Tensor:
+        """A blend, or the weights (lanes, (K + 1) J) with what they learn of the symbol before."""
+        last, older = (
+            self.symbols[:, self.t - back] if self.t >= back else torch.zeros_like(self.symbols[:, 0])
+            for back in (1, 2)
+        )
+        weights = x[0].unflatten(1, (self.program.symbols + 1, -1))
+        if op.kind == "blend":
+            return blend(weights, torch.stack(x[1:], 1), last)
+        if not self.t:
+            return x[0]
+        rate = self.weights[op.weights[0]]
+        return reweighed(weights, torch.stack(x[1:-1], 1), x[-1], last, older, rate).flatten(1)
 
     def _masses(self, x: Tensor, levels: Tensor) -> Tensor:
         """Log weights plus log masses (lanes, J, levels) of logistics x (lanes, 3 J)."""

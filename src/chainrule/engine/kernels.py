@@ -13,6 +13,7 @@ import numpy as np
 
 from chainrule.coding import get, information, largest, put, tabulate, weigh
 from chainrule.engine import layout as at
+from chainrule.engine import program
 from chainrule.engine.layout import CODES
 from chainrule.engine.mixing import learn, predict, working_room
 from chainrule.engine.program import FIXED, LOCAL, STRIDED
@@ -35,6 +36,7 @@ Q3, Q4, Q5 = F(-1.2420140846e-1), F(1.4249322787e-1), F(-1.6668057665e-1)
 Q6, Q7, Q8 = F(2.0000714765e-1), F(-2.4999993993e-1), F(3.3333331174e-1)
 WIDEST = F(7.0)  # the log scale of a logistic is taken within -7..7
 GELU, CUBE, TINY = F(1.5957691216), F(0.044715), F(1e-5)
+LEAST, HEAVIEST = F(program.LEAST), F(program.HEAVIEST)
 
 FILL, COPY, DENSE, EMBED, CLASS = (CODES[k] for k in ("fill", "copy", "dense", "embed", "class"))
 LEVELS, POSITION, FEATURES, SELECT = (CODES[k] for k in ("levels", "position", "features", "select"))
@@ -43,6 +45,7 @@ SIGMOID, EXP, GELU_, GATE = (CODES[k] for k in ("sigmoid", "exp", "gelu", "gate"
 CELL, HIDDEN, NORM, ATTEND, POINT = (CODES[k] for k in ("cell", "hidden", "norm", "attend", "point"))
 FILL_HERE, COPY_HERE, DENSE_HERE = (CODES[k] for k in ("fill here", "copy here", "dense here"))
 LOGISTICS, LOGISTIC_OF, MIX = CODES["logistics"], CODES["logistic of"], CODES["mix"]
+LOG_SOFTMAX, REWEIGH, BLEND = CODES["log softmax"], CODES["reweigh"], CODES["blend"]
 ONCE, FRAME, BACK, ROW, PIXEL, CHANNEL = range(6)  # the clocks; then one more a channel, and "done"
 FRAMES, ROWS, COLUMNS, CHANNELS, SYMBOLS, LANES, SIZE = range(7)  # Tables.dims
 
@@ -257,6 +260,64 @@ def logistic_of(memory, x, y, count, levels, k):
 
 
 @inlined
+def log_total(memory, x, n):
+    """log Σ e^x; the sum in order."""
+    top, total = memory[U(x)], ZERO
+    for i in range(U(n)):
+        top = memory[U(x) + i] if memory[U(x) + i] > top else top
+    for i in range(U(n)):
+        total += exp(memory[U(x) + i] - top)
+    return top + log(total)
+
+
+@called
+def log_softmax(memory, x, y, n):
+    """y = x - log Σ e^x, not below LEAST; NaN stays NaN."""
+    total = log_total(memory, x, n)
+    for i in range(U(n)):
+        z = memory[U(x) + i] - total
+        memory[U(y) + i] = LEAST if z < LEAST else z
+
+
+@called
+def blend(memory, tables, first, count, column, group, i, last, y, n):
+    """y = Σ_j (1/J + the weights for all symbols + those after the last one) · ln p of part j, in order."""
+    w = row_of(tables, first, column, group, i)
+    for k in range(U(n)):
+        memory[U(y) + k] = ZERO
+    for j in range(count):
+        x = U(row_of(tables, first + 1 + j, column, group, i))
+        weight = ONE / F(count) + memory[U(w + j)] + memory[U(w + (1 + last) * count + j)]
+        for k in range(U(n)):
+            memory[U(y) + k] += weight * memory[x + k]
+
+
+@called
+def reweigh(memory, tables, first, count, column, group, i, symbol, last, rate, n):
+    """Move the weights of a blend by rate · (ln p of the symbol - what was expected of it), for each part.
+
+    `symbol` came, after `last`; the parts' ln p and the blend of n symbols are those before it came.
+    """
+    w, z = row_of(tables, first, column, group, i), U(row_of(tables, first + 1 + count, column, group, i))
+    total = log_total(memory, z, n)
+    for j in range(count):
+        x, expected = U(row_of(tables, first + 1 + j, column, group, i)), ZERO
+        for k in range(U(n)):
+            expected += exp(memory[z + k] - total) * memory[x + k]
+        step = rate * (memory[x + U(symbol)] - expected)
+        for at_weight in (w + j, w + (1 + last) * count + j):
+            moved = memory[U(at_weight)] + step
+            moved = moved if moved > -HEAVIEST else -HEAVIEST
+            memory[U(at_weight)] = moved if moved < HEAVIEST else HEAVIEST
+
+
+@inlined
+def row_of(tables, read, column, group, i):
+    """Where a read begins in lane i of a group."""
+    return find(tables, read, column) + group + i * tables.reads[read, at.LINE]
+
+
+@inlined
 def dot(memory, x, y, n, sums):
     """Σ xᵢ yᵢ in 16 sums side by side (i mod 16), which are then joined in halves: 8, 4, 2, 1."""
     whole = n - n % 16
@@ -442,6 +503,10 @@ def run_rare(
             logistic_of(memory, x + i * ldx, to, n, dims[SYMBOLS], k)
         elif kind == MIX:
             mix(tables, context, memory, o, lane + i, pixel, to, scratch)
+        elif kind == LOG_SOFTMAX:
+            log_softmax(memory, x + i * ldx, to, n)
+        elif kind == BLEND or kind == REWEIGH:
+            run_blend(tables, context, memory, group, o, lane, i, pixel, column, to)
         elif kind == LEVELS:
             for c in range(n):
                 level = F(context.symbols[lane + i, pixel * dims[CHANNELS] + c])
@@ -464,6 +529,19 @@ def run_rare(
             attend(
                 memory, x + i * ldx, first_key, first_value, step, to, n, pixel, scores, *how, scratch.sums
             )
+
+
+@called
+def run_blend(tables, context, memory, group, o, lane, i, pixel, column, y):
+    """A blend in lane i of a group at a pixel, or what its weights learn of the pixel before."""
+    ops, first, n = tables.ops, tables.ops[o, at.IN], tables.dims[SYMBOLS]
+    last = np.int64(context.symbols[lane + i, pixel - 1]) if pixel > 0 else 0
+    if ops[o, at.KIND] == BLEND:
+        blend(memory, tables, first, ops[o, at.COUNT] - 1, column, group, i, last, y, n)
+    elif pixel > 0:
+        older = np.int64(context.symbols[lane + i, pixel - 2]) if pixel > 1 else 0
+        rate = tables.weights[ops[o, at.WEIGHT]]
+        reweigh(memory, tables, first, ops[o, at.COUNT] - 2, column, group, i, last, older, rate, n)
 
 
 @called

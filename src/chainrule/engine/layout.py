@@ -24,7 +24,8 @@ LIMIT = 1 << 30  # numbers of float32 that the values of all lanes may take: 4 G
 KINDS = (
     "fill", "copy", "dense", "embed", "class", "levels", "position", "features", "select", "add", "multiply",
     "relu", "elu", "tanh", "sigmoid", "exp", "gelu", "gate", "cell", "hidden", "norm", "attend", "point",
-    "fill here", "copy here", "dense here", "logistics", "logistic of", "mix",
+    "fill here", "copy here", "dense here", "logistics", "logistic of", "mix", "log softmax",
+    "reweigh", "blend",
 )  # fmt: skip
 CODES = {kind: code for code, kind in enumerate(KINDS)}
 
@@ -220,6 +221,8 @@ class Lowering:
             "attend",
             "logistic of",
             "mix",
+            "reweigh",
+            "blend",
         )
         return int(plain and all(s.half == 0 and s.mask == -1 and s.columns > 1 for s in stores))
 

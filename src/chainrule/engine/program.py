@@ -125,6 +125,14 @@ OPS: dict[str, tuple[int | None, int, int | None, str]] = {
         "ln p of the next symbol by context mixing, n: bits, words, orders; begins with nothing counted",
     ),
     "mix from": (0, 1, None, "the same; begins with the memory W (int32)"),
+    "log softmax": (1, 0, 0, "x - log Σ eˣ, no number below -20"),
+    "reweigh": (
+        None,
+        1,
+        0,
+        "the weights x₀ (K + 1, J) of a blend, moved by W₀ times the gradient of its last ln p: see `blend`",
+    ),
+    "blend": (None, 0, 0, "Σⱼ (1/J + x₀[0, j] + x₀[1 + the last symbol, j]) xⱼ₊₁: ln p of J chains, weighed"),
     "norm": (1, 2, 0, "(x - mean) / √(variance + 10⁻⁵) · W + b"),
     "attend": (
         3,
@@ -139,6 +147,7 @@ MIXING = ("mix", "mix from")
 ONTO = ("dense onto", "dense here onto")  # both begin with a copy of their first read
 HERE = ("constant here", "dense here onto", "here")  # their weights, or what they read, belong to the pixel
 EARLY = ("once", "frame", "back", "row")  # the clocks that tick for more than one pixel
+LEAST, HEAVIEST = -20.0, 8.0  # in a blend: the smallest ln p, and the largest weight learned
 FULL, LOCAL, STRIDED, FIXED = range(4)  # patterns of attention: see `Builder.attend`
 
 
@@ -182,6 +191,11 @@ class Program:
     def counts(self) -> int:
         """How many whole numbers a lane keeps to learn from what it has seen; 0: it does not learn."""
         return sum(int(mixer_of(self, op)[mixing.SIZE]) for op in self.ops if op.kind in MIXING)
+
+    @property
+    def adapts(self) -> bool:
+        """Whether it goes on learning within an event."""
+        return any(op.kind in (*MIXING, "reweigh") for op in self.ops)
 
     def clock(self, op: Op) -> str:
         """When an operation runs: when its output is to be written."""
@@ -379,7 +393,7 @@ def check_op(program: Program, op: Op, where: str) -> None:
     require(wanted is not None, f"{where}: its reads do not fit its output of {value.width}")
     require(shapes == wanted, f"{where}: its weights have shapes {shapes}, not {wanted}")
     itself = [i for i, read in enumerate(op.reads) if read.value == op.output and read.here]
-    harmless = op.kind in ELEMENTWISE or (op.kind in ONTO and itself == [0])
+    harmless = op.kind in ELEMENTWISE or (op.kind in (*ONTO, "reweigh") and itself == [0])
     require(not itself or harmless, f"{where} reads v{op.output} while it writes it")
 
 
@@ -511,6 +525,26 @@ def _mix(program, op, n, widths):
     return shapes if plain and n == program.symbols else None
 
 
+def _blend_of(program, op, parts):
+    """J, when these are the widths of the ln p of J chains, and the operation can know the last symbols."""
+    plain = program.channels == 1 and program.axes == "line" and program.clock(op) == "pixel"
+    return len(parts) if plain and parts and set(parts) == {program.symbols} else None
+
+
+def _blend(program, op, n, widths):
+    count = _blend_of(program, op, widths[1:])
+    return [] if count and widths[0] == (program.symbols + 1) * count and n == program.symbols else None
+
+
+def _reweigh(program, op, n, widths):
+    count = _blend_of(program, op, widths[1:-1])
+    size = (program.symbols + 1) * (count or 0)
+    fits = count and widths[0] == n == size and widths[-1] == program.symbols
+    fits = fits and program.values[op.output].carried and op.reads[0].value == op.output
+    before = all((r.frames, r.rows, r.columns) == (0, 0, -1) for r in op.reads[1:])
+    return [(1,)] if fits and before and op.reads[0].here else None
+
+
 def _norm(program, op, n, widths):
     return [(n,), (n,)] if widths == [n] else None
 
@@ -556,6 +590,9 @@ SHAPES = {
     "logistic of": _logistic_of,
     "mix": _mix,
     "mix from": _mix,
+    "log softmax": _same(1),
+    "reweigh": _reweigh,
+    "blend": _blend,
     "norm": _norm,
     "attend": _attend,
 }

@@ -9,7 +9,7 @@ gradient by a weight is one product over all steps.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -21,10 +21,6 @@ from chainrule.model import Chain, pick
 
 CHUNK = 2048  # symbols scored at a time: what a long text needs would not fit into memory at once
 CELL = LSTM()
-
-Run = Callable[
-    [Tensor, Any], tuple[Tensor, Any]
-]  # what came before each symbol (B, T), state -> logits, state
 
 
 class Recurrent(Chain):
@@ -49,11 +45,21 @@ class Recurrent(Chain):
 
     def log_probs(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """log p of every symbol (B, *event) in nats, float64; the state is carried from chunk to chunk."""
+        flat = x.flatten(1).long()
+        size = max(1, CHUNK // max(1, len(x)))
+        stretches = zip(self.stretches(x, context, size), flat.split(size, 1), strict=True)
+        return torch.cat([pick(logits, part) for logits, part in stretches], 1).reshape(x.shape)
 
-        def run(before: Tensor, state: Tensor | None):
-            return self._run(before, state, context)
+    def stretches(self, x: Tensor, context: Tensor | None = None, size: int = CHUNK) -> Iterator[Tensor]:
+        """The logits (B, size, K) of one stretch after another; the state is carried on."""
+        state, fixed = None, self._fixed()
+        for before in before_each(x.flatten(1).long(), self.symbols).split(size, 1):
+            logits, state = self._run(before, state, context, **fixed)
+            yield logits
 
-        return in_chunks(run, x.flatten(1).long(), self.symbols).reshape(x.shape)
+    def _fixed(self) -> dict[str, Any]:
+        """What `_run` needs and does not change from stretch to stretch."""
+        return {}
 
     @abstractmethod
     def rest(self, batch: int) -> Tensor:
@@ -61,7 +67,12 @@ class Recurrent(Chain):
 
     @abstractmethod
     def _run(
-        self, before: Tensor, state: Tensor | None, context: Tensor | None, kept: Tensor | None = None
+        self,
+        before: Tensor,
+        state: Tensor | None,
+        context: Tensor | None,
+        kept: Tensor | None = None,
+        **fixed: Any,
     ) -> tuple[Tensor, Tensor]: ...
 
     def loss_from(
@@ -209,13 +220,3 @@ def before_each(x: Tensor, nothing: int) -> Tensor:
     [[9, 1, 2]]
     """
     return torch.cat([torch.full_like(x[:, :1], nothing), x[:, :-1]], 1)
-
-
-def in_chunks(run: Run, x: Tensor, nothing: int) -> Tensor:
-    """log p of every symbol of x (B, T) in nats, float64: `run` goes on from chunk to chunk."""
-    before, state, parts = before_each(x, nothing), None, []
-    length = max(1, CHUNK // max(1, len(x)))
-    for i in range(0, x.shape[1], length):
-        logits, state = run(before[:, i : i + length], state)
-        parts.append(pick(logits, x[:, i : i + length]))
-    return torch.cat(parts, 1) if parts else x.double()
