@@ -233,7 +233,7 @@ def training(json_: bool) -> Iterator[Callable[[dict[str, Any]], None]]:
                 announce(event, json_)
             elif event["event"] == "step":
                 state, line = event["training"], event["log"]
-                bar.update(task, completed=state.plan.done(state.step, state.seconds), text=told(line))
+                bar.update(task, completed=state.done, text=told(line))
                 if (
                     line
                     and line is not shown["line"]
@@ -270,7 +270,8 @@ def announce(event: dict[str, Any], json_: bool) -> None:
     state, info = event["training"], event["info"]
     count = sum(p.numel() for p in getattr(state, "params", {}).values())
     size = f" ({count:,} parameters)" if count else ""
-    budget = f"{state.plan.minutes:g} minutes" if state.plan.minutes else f"{state.plan.steps:,} steps"
+    minutes, steps = state.plan.minutes, state.plan.steps
+    budget = f"{minutes:g} minutes" if minutes else "one pass" if steps is None else f"{steps:,} steps"
     more = f", from step {state.step:,}" if state.step else ""
     say(
         f"[bold]{info['model']}[/bold]{size} learns {info['items']:,} items "

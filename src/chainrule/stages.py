@@ -10,13 +10,16 @@ from torch import Tensor, nn
 from chainrule.errors import ChainruleError
 from chainrule.train import Plan, Training, check_counters, kind_of, take
 
+OWN = 0.05  # of all other stages: what a stage with a budget of its own is taken for in the progress
+
 
 @dataclass(frozen=True)
 class Stage:
     """One of several trainings that follow each other.
 
     Attributes:
-        share: of the whole budget; shares need not sum to 1.
+        share: of the whole budget; shares need not sum to 1. A stage without a share has a budget of its own, beside
+            the whole; such stages come last.
         begin: (budget, models of the stages before) -> its training, a pure function.
     """
 
@@ -27,7 +30,8 @@ class Stage:
 class Stages:
     """Trainings one after the other, each begun with what those before have reached: a `Learner`.
 
-    Its state is the weights of the stages that are done and the whole state of the one that is not.
+    A model is left with the averaged weights of its training, where there is an average. The state is the weights of
+    the stages that are done and the whole state of the one that is not.
 
     Attributes:
         models: of the stages that are done.
@@ -58,6 +62,17 @@ class Stages:
         return self.training.loss
 
     @property
+    def done(self) -> float:
+        """The share of all work that is done; 1 at the end of the last stage only."""
+        sizes = [
+            stage.share or OWN * sum(other.share for other in self.stages) or 1.0 for stage in self.stages
+        ]
+        before, now = sum(sizes[: self.stage - 1]), sizes[self.stage - 1] * self.training.done
+        if self.stage == len(self.stages) and self.training.done >= 1:
+            return 1.0
+        return min((before + now) / sum(sizes), 0.999)
+
+    @property
     def note(self) -> str:
         return self.training.note
 
@@ -71,7 +86,7 @@ class Stages:
         So the whole is kept when a stage took more, or less because a longer budget came later.
         """
         shares = [stage.share for stage in self.stages]
-        end, (steps, seconds) = sum(shares[: i + 1]) / sum(shares), before
+        end, (steps, seconds) = sum(shares[: i + 1]) / (sum(shares) or 1.0), before
         if self.plan.steps is None:
             return replace(self.plan, minutes=max(0.0, end * (self.plan.minutes or 0.0) - seconds / 60))
         return replace(self.plan, steps=max(0, round(end * self.plan.steps) - steps))
@@ -84,9 +99,14 @@ class Stages:
             if self.stage == len(self.stages):
                 return
             self.before = self.step, self.seconds
+            self.training.model.load_state_dict(self.training.averaged())
             self.models.append(self.training.model)
             budget = self.budget(self.stage - 1, self.before)
             self.training = self.stages[self.stage - 1].begin(budget, self.models)
+
+    def averaged(self) -> dict[str, Tensor]:
+        """The state of the last model with the averaged weights."""
+        return self.training.averaged()
 
     def arrays(self) -> tuple[dict[str, Tensor], dict[str, float]]:
         """(tensors, counters) from which `restore` continues."""

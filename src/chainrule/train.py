@@ -88,14 +88,22 @@ class Learner(Protocol):
         step: steps done.
         seconds: time spent in them.
         loss: of the last step; what it measures is the model's business.
+        done: the share of the budget that is spent, 0 to 1.
         note: something to remember about the training, or "".
     """
 
     plan: Plan
-    step: int
-    seconds: float
-    loss: float
-    note: str
+
+    @property
+    def step(self) -> int: ...
+    @property
+    def seconds(self) -> float: ...
+    @property
+    def loss(self) -> float: ...
+    @property
+    def note(self) -> str: ...
+    @property
+    def done(self) -> float: ...
 
     def __iter__(self) -> Iterator[Learner]:
         """Learn to the end of the budget; yields itself after every step."""
@@ -141,11 +149,16 @@ class Training:
         self.step, self.seconds, self.loss = 0, 0.0, math.nan
         self.note = ""  # what was decided about compiling
 
+    @property
+    def done(self) -> float:
+        """The share of the budget that is spent."""
+        return self.plan.done(self.step, self.seconds)
+
     def __iter__(self) -> Iterator[Training]:
         """Train to the end of the budget; yields itself after every step."""
         carries = self.carried is not None
         loss_of, trial = getattr(self.model, "loss_from" if carries else "loss", None), Trial(self.plan)
-        while self.plan.done(self.step, self.seconds) < 1:
+        while self.done < 1:
             began = time.perf_counter()
             loss_of = trial.choose(loss_of)
             self.update(loss_of, self.batch_at(self.step))

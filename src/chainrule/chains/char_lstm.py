@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -87,7 +89,14 @@ class CharLSTM(Recurrent):
             h = p.lstm(gates, cell, hidden)
         return [p.dense(h, weight=self.out.weight.T, bias=self.out.bias)]
 
-    def _run(self, inputs: Tensor, state: Tensor | None, context: Tensor | None, kept: Tensor | None = None):
+    def _run(
+        self,
+        inputs: Tensor,
+        state: Tensor | None,
+        context: Tensor | None,
+        kept: Tensor | None = None,
+        weights: Any = None,
+    ):
         """inputs (B, T) of 0..K, K for "nothing yet" -> logits (B, T, K) and the new state."""
         state = self.rest(len(inputs)) if state is None else state
         kept = None if kept is None else kept.T[..., None].to(state)  # (T, B, 1)

@@ -110,7 +110,8 @@ class Mixture(Chain):
         """The weights learn of the symbol, the parts go on by a step, and are mixed anew."""
         if symbol is not None:
             symbol = symbol.long()
-            learned = reweighed(state["weights"], *state["said"], symbol, state["last"], self.rate)
+            known, logits = state["said"]
+            learned = reweighed(state["weights"], known, logits, symbol, state["last"], self.rate)
             state["weights"], state["last"] = learned, symbol
         said = []
         for i, part in enumerate(self.parts):

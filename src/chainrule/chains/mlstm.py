@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -96,9 +98,6 @@ class MultiplicativeLSTM(Recurrent):
         h = p.lstm(gates, cell, hidden)
         return [p.dense(h, weight=self.out.weight.T, bias=self.out.bias)]
 
-    def _fixed(self) -> dict[str, list[Tensor]]:
-        return {"weights": self._weights()}
-
     def _weights(self) -> list[Tensor]:
         """The four normalised matrices: of x to the gates and to m, of m to the gates, of h to m."""
         return [normed() for normed in (self.x, self.mx, self.m, self.mh)]
@@ -109,7 +108,7 @@ class MultiplicativeLSTM(Recurrent):
         state: Tensor | None,
         context: Tensor | None,
         kept: Tensor | None = None,
-        weights: list[Tensor] | None = None,
+        weights: Any = None,
     ):
         """inputs (B, T) of 0..K, K for "nothing yet" -> logits (B, T, K) and the new state."""
         state = self.rest(len(inputs)) if state is None else state

@@ -265,7 +265,7 @@ def redraw(training: Training, batches: RandomBatches) -> None:
     """
     model = cast(Autoencoder, training.model)
     dead = model.dead()
-    spent = training.plan.done(training.step, training.seconds)
+    spent = training.done
     if (training.step + 1) % model.patience or spent > REDRAW_UNTIL or not dead.any():
         return
     x = batches.some(CANDIDATES, training.step)

@@ -247,9 +247,14 @@ class Learner(ABC):
         silent = np.zeros(K, np.int64)
         self.state = {"components": atoms, "inner": inner, "outer": outer, "silent": silent}
 
+    @property
+    def done(self) -> float:
+        """The share of the budget that is spent."""
+        return self.plan.done(self.step, self.seconds)
+
     def __iter__(self) -> Iterator[Learner]:
         """Learn to the end of the budget; yields itself after every step."""
-        while self.plan.done(self.step, self.seconds) < 1:
+        while self.done < 1:
             began = time.perf_counter()
             with blas().limit(limits=1, user_api="blas"):
                 self.advance()

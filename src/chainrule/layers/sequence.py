@@ -52,14 +52,14 @@ class Recurrent(Chain):
 
     def stretches(self, x: Tensor, context: Tensor | None = None, size: int = CHUNK) -> Iterator[Tensor]:
         """The logits (B, size, K) of one stretch after another; the state is carried on."""
-        state, fixed = None, self._fixed()
+        state, weights = None, self._weights()
         for before in before_each(x.flatten(1).long(), self.symbols).split(size, 1):
-            logits, state = self._run(before, state, context, **fixed)
+            logits, state = self._run(before, state, context, weights=weights)
             yield logits
 
-    def _fixed(self) -> dict[str, Any]:
-        """What `_run` needs and does not change from stretch to stretch."""
-        return {}
+    def _weights(self) -> Any:
+        """What `_run` makes of the parameters and does not change from stretch to stretch, if anything."""
+        return None
 
     @abstractmethod
     def rest(self, batch: int) -> Tensor:
@@ -72,7 +72,7 @@ class Recurrent(Chain):
         state: Tensor | None,
         context: Tensor | None,
         kept: Tensor | None = None,
-        **fixed: Any,
+        weights: Any = None,
     ) -> tuple[Tensor, Tensor]: ...
 
     def loss_from(

@@ -74,9 +74,7 @@ def row(name: str, train: Dataset, test: Dataset, seed: int, budget: dict, folde
 
     def show(event: dict[str, Any]) -> None:
         if event["event"] == "step":
-            training = event["training"]
-            done = training.plan.done(training.step, training.seconds)
-            LISTENER.get()(name, round(100 * done), 100)
+            LISTENER.get()(name, round(100 * event["training"].done), 100)
 
     run = fit(
         train,

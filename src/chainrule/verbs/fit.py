@@ -17,18 +17,18 @@ import numpy as np
 import torch
 
 from chainrule import __version__, store
-from chainrule.data import Dataset, batches, load, passage, passages, streams, train_holdout
+from chainrule.data import Dataset, batches, load, train_holdout
 from chainrule.data.patches import COUNT
 from chainrule.errors import ChainruleError
 from chainrule.model import Chain, Code
 from chainrule.models import INFO, METRICS, MODEL, TABLE, Run
+from chainrule.stages import Stages
 from chainrule.train import Learner, Plan, Training
 from chainrule.verbs.run_folder import (
     Log,
     check_options,
     check_same_data,
     checkpoint,
-    learns_in_one_pass,
     new_folder,
     reopen,
     restore,
@@ -36,6 +36,14 @@ from chainrule.verbs.run_folder import (
     write_info,
 )
 from chainrule.verbs.score import check_symbols, score
+from chainrule.verbs.training import (
+    check_one_pass,
+    learns_in_one_pass,
+    options_of_all,
+    take_over,
+    training_of,
+    with_parts,
+)
 
 DEFAULT_MODEL = {"image": "gated-pixelcnn", "text": "char-lstm", "array": "char-lstm"}
 DEFAULT_MINUTES = 10.0
@@ -101,7 +109,7 @@ def fit(
         info, folder = reopen(out)
         dataset = load(info["data"] if data is None else data, **info["reading"])
         check_same_data(dataset, info)
-        check_one_pass(info["model"], minutes=minutes, steps=steps)
+        check_one_pass(info, minutes=minutes, steps=steps)
         if minutes is not None or steps is not None:
             info["budget"] = {"minutes": minutes, "steps": steps}
             write_info(folder, info)
@@ -113,19 +121,20 @@ def fit(
         info = describe(dataset, model, size, settings or {}, seed, conditional, holdout)
         info["reading"] = reading
         info["budget"] = {"minutes": minutes, "steps": steps}
+        rates = {"batch": batch, "lr": lr, "compile": compile, "bfloat16": bfloat16}
+        info["training"] = options_of_all(info, **rates)
         if issubclass(store.resolve(info["model"], TABLE), Code):
-            check_for_chains(info["model"], batch=batch, lr=lr, compile=compile, bfloat16=bfloat16)
-        elif learns_in_one_pass(info["model"]):
-            rates = {"batch": batch, "lr": lr, "compile": compile, "bfloat16": bfloat16}
-            check_one_pass(info["model"], minutes=minutes, steps=steps, **rates)
+            check_for_chains(info["model"], **rates)
+        elif learns_in_one_pass(info):
+            check_one_pass(info, minutes=minutes, steps=steps, **rates)
         elif minutes is steps is None:
             info["budget"]["minutes"] = DEFAULT_MINUTES
-        info["training"] = training_options(info["model"], batch, lr, compile, bfloat16)
     if not info["conditional"]:
         dataset = replace(dataset, context=None, classes=())
     built = store.build(info["model"], info["args"], TABLE, info["seed"])
     if isinstance(built, Chain):
         check_symbols(built, dataset)
+        take_over(built, info)
     if not resume:  # what cannot be learned leaves no folder behind
         folder = new_folder(out, info)
         if isinstance(built, Chain) or hasattr(
@@ -171,10 +180,11 @@ def describe(data: Dataset, model, size, settings, seed, conditional, holdout) -
         )
     seen = data if conditional else replace(data, context=None, classes=())
     settings = {key: store.plain(value, cls, TABLE) for key, value in settings.items()}
+    args = {**cls.SIZES[size], **cls.configure(seen), **settings}
     seeded = {"random_state": seed} if "random_state" in store.options(cls) else {}
     return {
         "model": name,
-        "args": {**cls.SIZES[size], **cls.configure(seen), **seeded, **settings},
+        "args": with_parts({**args, **seeded}, size),
         "size": size,
         "settings": settings,
         "data": data.source,
@@ -192,33 +202,12 @@ def describe(data: Dataset, model, size, settings, seed, conditional, holdout) -
     }
 
 
-def training_options(name: str, batch, lr, compile, bfloat16) -> dict[str, Any]:
-    """Items a step, rate, window and so on: what the model suggests, unless something else was asked for."""
-    suggested = {
-        "batch": 32,
-        "lr": 3e-3,
-        "window": None,
-        "bfloat16": False,
-        "carry": False,
-        **getattr(store.resolve(name, TABLE), "TRAINING", {}),
-    }
-    given = {"batch": batch, "lr": lr, "bfloat16": bfloat16}
-    return {**suggested, **{k: v for k, v in given.items() if v is not None}, "compile": compile}
-
-
 def check_for_chains(name: str, **given: Any) -> None:
     """One clear line for an option that a code has no use for."""
     for option, value in given.items():
         if value is not None:
             own = ", ".join(store.options(store.resolve(name, TABLE)))
             raise ChainruleError(f"--{option} is for chains: {name} has its own options for --set: {own}")
-
-
-def check_one_pass(name: str, **given: Any) -> None:
-    """One clear line for an option that a chain has no use for that reads its data once."""
-    for option, value in given.items():
-        if value is not None and learns_in_one_pass(name):
-            raise ChainruleError(f"{name} reads the data once, from beginning to end: leave out --{option}")
 
 
 def fit_chain(
@@ -237,7 +226,8 @@ def fit_chain(
         listen({"event": "start", "training": training, "info": info, "folder": folder})
         log = Log(folder / METRICS, training.step, bits=True)
         run_training(training, log, folder, save_every, listen, lambda: look(training, held))
-        chain.load_state_dict(training.averaged())
+        last = training.training if isinstance(training, Stages) else training
+        last.model.load_state_dict(last.averaged())
     chain.eval()
     facts = {k: v for k, v in info.items() if k not in ("model", "args")}
     if held is not None and len(held) and not held.binarise:
@@ -245,31 +235,6 @@ def fit_chain(
     if training is not None:
         facts["trained"] = trained(training)
     return finish(chain, folder, info, facts, listen)
-
-
-def training_of(chain: Chain, learn: Dataset, info: dict) -> Training | None:
-    """What trains a chain: random batches, streams that read on, or passage after passage; None: nothing can be."""
-    options = info["training"]
-    rates = {key: options[key] for key in ("lr", "compile", "bfloat16")}
-    if chain.PASSAGE:
-        places = passages(learn, chain.PASSAGE)
-
-        def passage_at(step: int) -> tuple[torch.Tensor, ...]:
-            x, begin = passage(learn, *places[step], chain.PASSAGE)
-            return torch.from_numpy(x), torch.tensor(begin)
-
-        return Training(chain, passage_at, Plan(steps=len(places), **rates, seed=info["seed"]))
-    if not any(True for _ in chain.parameters()):
-        return None
-    carries = options.get("carry", False)  # runs of earlier versions say nothing about it
-    rows = streams if carries else batches
-
-    def batch_at(step: int) -> tuple[torch.Tensor, ...]:
-        arrays = rows(learn, options["batch"], info["seed"], step, options["window"])
-        return tuple(torch.from_numpy(array) for array in arrays if array is not None)
-
-    carried: Any = chain.rest(options["batch"]) if carries else None  # type: ignore[operator]
-    return Training(chain, batch_at, Plan(**info["budget"], **rates, seed=info["seed"]), carried)
 
 
 def trained(learner: Learner) -> dict[str, Any]:
@@ -302,7 +267,7 @@ def run_training(
     saved = looked = time.monotonic()
     with interruption() as stopped:
         for state in training:
-            now, last = time.monotonic(), training.plan.done(state.step, state.seconds) >= 1
+            now, last = time.monotonic(), training.done >= 1
             stop = bool(stopped)  # looked at once: what arrives during this round stops the next, which saves
             if now - looked >= LOOK_EVERY or last:
                 log.write(training, look())
@@ -320,11 +285,11 @@ def run_training(
                 )
 
 
-def look(training: Training, held: Dataset | None) -> dict[str, float]:
+def look(training: Training | Stages, held: Dataset | None) -> dict[str, float]:
     """Bits/dim of the averaged weights on the first held-out items: an estimate on part of them."""
     if held is None or not len(held):
         return {}
-    model: Any = training.model
+    model: Any = training.training.model if isinstance(training, Stages) else training.model
     kept = {k: v.clone() for k, v in model.state_dict().items()}
     model.load_state_dict(training.averaged())
     try:

@@ -18,6 +18,7 @@ from chainrule.errors import ChainruleError
 from chainrule.model import Code
 from chainrule.models import INFO, METRICS, MODEL, STATE, TABLE, can_be_read
 from chainrule.train import Learner
+from chainrule.verbs.training import learns_in_one_pass, named_options
 
 NUMBER, MAYBE_NUMBER = (int, float), (int, float, type(None))
 KEPT: dict[str, Any] = {  # what run.json must hold for a run to go on
@@ -30,11 +31,12 @@ KEPT: dict[str, Any] = {  # what run.json must hold for a run to go on
 }
 KEPT_PARTS: dict[str, dict[str, Any]] = {
     "budget": {"minutes": MAYBE_NUMBER, "steps": (int, type(None))},
-    "training": {
-        **{"batch": int, "lr": NUMBER, "window": (int, type(None)), "compile": (bool, type(None))},
-        "bfloat16": bool,
-    },
     "reading": {"split": str, "classes": bool},  # and what else `can_be_read`
+}
+
+OPTIONS: dict[str, Any] = {  # of a training
+    **{"batch": int, "lr": NUMBER, "window": (int, type(None)), "compile": (bool, type(None))},
+    "bfloat16": bool,
 }
 
 
@@ -70,11 +72,6 @@ def sweep(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def learns_in_one_pass(name: str) -> bool:
-    """Whether a model is a chain that reads its data once, in order."""
-    return getattr(store.resolve(name, TABLE), "PASSAGE", 0) > 0
-
-
 def reopen(out: str | Path | None) -> tuple[dict[str, Any], Path]:
     """run.json of a run to go on with, checked; the number of threads becomes that of the run."""
     if out is None:
@@ -88,14 +85,13 @@ def reopen(out: str | Path | None) -> tuple[dict[str, Any], Path]:
         check_types(info, KEPT)
         for part, types in KEPT_PARTS.items():
             check_types(info[part], types)
-        carry, cls = info["training"].get("carry", False), store.resolve(info["model"], TABLE)
-        if type(carry) is not bool or (carry and not (hasattr(cls, "rest") and info["training"]["window"])):
-            raise ValueError(f"carry is {carry!r}")
+        for name, options in named_options(info):
+            check_kept_options(name, options)
         if not can_be_read(info["reading"]):
             raise ValueError(f"reading is {info['reading']}")
-        training, budget = info["training"], (info["budget"]["minutes"], info["budget"]["steps"])
-        check_options(*budget, info["seed"], training["lr"], training["batch"], info["holdout"], 0)
-        free = issubclass(cls, Code) or learns_in_one_pass(info["model"])
+        budget = info["budget"]["minutes"], info["budget"]["steps"]
+        check_options(*budget, info["seed"], None, None, info["holdout"], 0)
+        free = issubclass(store.resolve(info["model"], TABLE), Code) or learns_in_one_pass(info)
         if budget == (None, None) and not free:
             raise ValueError("it has no budget")
         if not 1 <= info["threads"] <= 1024:
@@ -105,6 +101,15 @@ def reopen(out: str | Path | None) -> tuple[dict[str, Any], Path]:
     if info["threads"] != torch.get_num_threads():
         torch.set_num_threads(info["threads"])  # another number would give other bits
     return info, folder
+
+
+def check_kept_options(name: str, options: dict[str, Any]) -> None:
+    """Raise an error when these are no options with which a model of that name was trained."""
+    check_types(options, OPTIONS)
+    check_options(None, None, 0, options["lr"], options["batch"], 0, 0)
+    carry, cls = options.get("carry", False), store.resolve(name, TABLE)
+    if type(carry) is not bool or (carry and not (hasattr(cls, "rest") and options["window"])):
+        raise ValueError(f"carry is {carry!r}")
 
 
 def check_types(found: dict[str, Any], wanted: dict[str, Any]) -> None:
