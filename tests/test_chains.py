@@ -255,7 +255,9 @@ def test_the_large_sizes_have_logits_of_the_right_shape(name, size):
     for kind in cls.KINDS:
         event = {"image": (3, 5, 3), "text": (7,), "array": (7,)}[kind]
         with torch.device("meta"):
-            chain = cls(**{**cls.configure(data_of(kind, event, 256, 0)), **cls.SIZES[size]})
+            chain = store.build(
+                name, {**cls.configure(data_of(kind, event, 256, 0)), **cls.SIZES[size]}, CHAINS
+            )
             assert chain.logits(torch.zeros(2, *event, dtype=torch.long)).shape == (2, *event, 256)
 
 

@@ -65,8 +65,6 @@ class ContextMixing(Chain):
     def logits(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """x (B, *event) -> ln p (B, *event, K)."""
         out = torch.empty(*x.shape, self.symbols, dtype=self.unit.dtype)
-        if out.is_meta:
-            return out
         rows = out.view(len(x), -1, self.symbols)
         for i, row in enumerate(rows):  # one memory at a time
             for stretch, part in zip(row.split(CHUNK), self.stretches(x[i : i + 1]), strict=True):
@@ -75,6 +73,9 @@ class ContextMixing(Chain):
 
     def stretches(self, x: Tensor, context: Tensor | None = None, size: int = CHUNK) -> Iterator[Tensor]:
         """ln p (B, size, K) of one stretch after another; the memory of every event is kept between them."""
+        if x.is_meta:
+            yield from torch.empty(*x.flatten(1).shape, self.symbols).split(size, 1)
+            return
         mixer = self._mixer(symbols_of(x))
         length = mixer.symbols.shape[1]
         for i in range(0, length, size):

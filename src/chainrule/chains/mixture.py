@@ -136,44 +136,74 @@ class Mixture(Chain):
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """(logits (B, T, K), symbols (B, T)) of one stretch after another."""
         flat = x.flatten(1).long()
+        if not flat.shape[1]:
+            return
         said = [part.stretches(x, context if part.classes else None, size) for part in self.parts]
-        weights, last = None, flat.new_zeros(len(x))
+        weights, last = torch.zeros(0), flat.new_zeros(len(x))
         for symbols, *logits in zip(flat.split(size, 1), *said, strict=True):
-            known = torch.stack([log_softmax(one.detach()) for one in logits], 2)
-            if weights is None:
+            known = torch.stack([log_softmax(one) for one in logits], 2)  # (B, T, J, K)
+            if not weights.numel():
                 weights = known.new_zeros(len(x), self.symbols + 1, len(self.parts))
-            out = known.new_zeros(*symbols.shape, self.symbols)
-            if not known.is_meta:
-                arrays = (table.numpy() for table in (known, symbols, last, weights, out))
-                blend_all(*arrays, np.empty(self.symbols), self.rate)
+            way = differentiably if known.requires_grad else at_once
+            mixed, weights = way(known, symbols, last, weights, self.rate)
             last = symbols[:, -1]
-            yield out, symbols
+            yield mixed, symbols
+
+
+def differentiably(
+    known: Tensor, symbols: Tensor, last: Tensor, weights: Tensor, rate: float
+) -> tuple[Tensor, Tensor]:
+    """What `at_once` computes, as operations through which gradients flow."""
+    mixed = []
+    for t, symbol in enumerate(symbols.T):
+        mixed.append(blend(weights, known[:, t], last))
+        weights = reweighed(weights, known[:, t], mixed[-1], symbol, last, rate)
+        last = symbol
+    return torch.stack(mixed, 1), weights
+
+
+def at_once(
+    known: Tensor, symbols: Tensor, last: Tensor, weights: Tensor, rate: float
+) -> tuple[Tensor, Tensor]:
+    """The blend (B, T, K) of a stretch, and the weights (B, K + 1, J) after it.
+
+    Args:
+        known: (B, T, J, K) ln p of the parts.
+        symbols, last: (B, T) and (B,): what came, and the symbol before.
+        weights: those before the stretch.
+    """
+    used, weights = known.new_empty(known.shape[:3]), weights.clone()
+    if not known.is_meta:
+        arrays = (table.numpy() for table in (known, symbols, last, weights, used))
+        learn_weights(*arrays, np.empty(known.shape[-1]), rate)
+    return (used[..., None] * known).sum(2), weights
 
 
 @compiled
-def blend_all(known, symbols, last, weights, out, shares, rate):
-    """`blend` and `reweighed` of a stretch, symbol after symbol, in the precision of the arrays.
+def learn_weights(known, symbols, last, weights, used, share, rate):
+    """`blend` and `reweighed` after each symbol: fills used (B, T, J), what each part weighed; changes the weights.
 
-    known (B, T, J, K): ln p of the parts; symbols (B, T); last (B,): the symbol before; weights (B, K + 1, J), which
-    are changed; out (B, T, K): zeros, which become the logits; shares (K,): room.
+    Precision is that of the arrays; share (K,) is room.
     """
     batch, steps, count, levels = known.shape
     for b in range(batch):
         before = last[b]
         for t in range(steps):
             symbol, rows = symbols[b, t], (0, 1 + before)
-            for j in range(count):
-                weight = 1 / count + weights[b, rows[0], j] + weights[b, rows[1], j]
-                for k in range(levels):
-                    out[b, t, k] += weight * known[b, t, j, k]
-            top, total = largest(out[b, t])[0], 0.0
             for k in range(levels):
-                shares[k] = np.exp(out[b, t, k] - top)
-                total += shares[k]
+                share[k] = 0.0
+            for j in range(count):
+                used[b, t, j] = 1 / count + weights[b, rows[0], j] + weights[b, rows[1], j]
+                for k in range(levels):
+                    share[k] += used[b, t, j] * known[b, t, j, k]
+            top, total = largest(share)[0], 0.0
+            for k in range(levels):
+                share[k] = np.exp(share[k] - top)
+                total += share[k]
             for j in range(count):
                 expected = 0.0
                 for k in range(levels):
-                    expected += shares[k] * known[b, t, j, k]
+                    expected += share[k] * known[b, t, j, k]
                 step = rate * (known[b, t, j, symbol] - expected / total)
                 for row in rows:
                     weights[b, row, j] = min(max(weights[b, row, j] + step, -HEAVIEST), HEAVIEST)
