@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 import contracts
 from chainrule import complete, sample, store, train
-from chainrule.chains import CHAINS, gated_pixelcnn
+from chainrule.chains import CHAINS, gated_pixelcnn, mixture
 from chainrule.chains.char_lstm import CharLSTM
 from chainrule.chains.gated_pixelcnn import GatedPixelCNN
 from chainrule.chains.mlstm import MultiplicativeLSTM
@@ -877,6 +877,39 @@ def test_an_lstm_that_reads_both_ways_is_caught(monkeypatch, cls):
     monkeypatch.setattr(sequence, "over_time", broken)
     with pytest.raises(AssertionError, match="leaks into"):
         check_causality(chain, TEXT)
+
+
+@pytest.mark.parametrize("symbol", ["as if it had come already", "forgotten"])
+def test_a_mixture_whose_weights_are_those_of_another_symbol_is_caught(monkeypatch, symbol):
+    parts = (CharLSTM(symbols=3, width=4, embed=4), CharLSTM(symbols=3, width=4, embed=4))
+    chain = randomised(mixture.Mixture(parts, symbols=3, rate=0.5), TEXT)
+    check_causality(chain, TEXT)
+    check_walk(chain, TEXT)
+    run = mixture.learn_weights
+
+    def early(known, symbols, last, weights, used, share, rate):
+        for t in range(symbols.shape[1]):
+            run(
+                known[:, t : t + 1],
+                symbols[:, t : t + 1],
+                symbols[:, t],
+                weights,
+                used[:, t : t + 1],
+                share,
+                rate,
+            )
+
+    def forgotten(known, symbols, last, weights, used, share, rate):
+        run(known, symbols, last, weights.copy(), used, share, 0.0)
+
+    if symbol == "forgotten":
+        monkeypatch.setattr(mixture, "learn_weights", forgotten)
+        with pytest.raises(AssertionError):
+            check_walk(chain, TEXT)
+    else:
+        monkeypatch.setattr(mixture, "learn_weights", early)
+        with pytest.raises(AssertionError, match="leaks into"):
+            check_causality(chain, TEXT)
 
 
 def test_a_loop_that_draws_from_the_global_random_numbers_is_caught(monkeypatch):

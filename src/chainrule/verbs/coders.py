@@ -87,7 +87,7 @@ class StrictCoder(Coder):
         self, program: engine.Program, event: tuple[int, ...] | None = None, group: int | None = None
     ):
         self.program, self.event, self.group = program, event, group
-        self.symbols, self.classes, self.adapts = program.symbols, program.classes, program.counts > 0
+        self.symbols, self.classes, self.adapts = program.symbols, program.classes, program.adapts
         self.environment: dict[str, str | int] = {}
 
     def model(self) -> bytes:
@@ -97,7 +97,7 @@ class StrictCoder(Coder):
         return engine.identity(self.program)
 
     def most_lanes(self, largest: int) -> int:
-        held = MEMORY // self.program.counts if self.adapts else 1024  # every lane learns on its own
+        held = MEMORY // (self.program.counts or 1)  # every lane learns on its own
         return max(1, min(1024, CACHE // largest, held))
 
     def encode(self, lanes: Lanes, symbols: np.ndarray, tick: Tick) -> tuple[bytes, np.ndarray]:
