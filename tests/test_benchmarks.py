@@ -208,3 +208,34 @@ def test_text_training_gives_both_ways_the_same_time(benchmark, monkeypatch):
     rows = list(module.measured(argparse.Namespace(models=["mlstm"], seconds=0.5, seed=0)))
     assert [row["state"] for row in rows] == ["zero", "carried"]
     assert all(row["steps"] > 0 and 1 < row["nats"] < np.log(256) for row in rows)
+
+
+def test_text_minutes_scores_the_network_the_counts_and_both(benchmark, monkeypatch, tmp_path):
+    module = benchmark("text_minutes")
+    text = np.random.default_rng(0).integers(97, 100, (1, 3000)).astype(np.uint8)
+    monkeypatch.setattr(module, "load", lambda name, split: Dataset(text, 256, "text", ("a",)))
+    monkeypatch.setattr(
+        module, "fit", lambda data=None, model=None, **more: fit(of_text(data), model, **more)
+    )
+    of_text = lambda data: Dataset(text, 256, "text", ("a",)) if data == "shakespeare" else data  # noqa: E731
+    monkeypatch.setitem(module.SETTINGS, "shakespeare", {0.002: {"width": 8, "embed": 4, "dropout": 0.0}})
+    monkeypatch.setitem(module.COUNTS, "shakespeare", {"bits": 10})
+    options = argparse.Namespace(data="shakespeare", folder=tmp_path, minutes=None, peer=None, seed=0)
+    rows = list(module.measured(options))
+    assert [row["model"] for row in rows] == ["counting", "mlstm", "mixture"]
+    assert rows[2]["nats_per_char"] < rows[1]["nats_per_char"] < np.log(256)
+    again = list(module.measured(options))
+    assert again[1]["nats_per_char"] == rows[1]["nats_per_char"], "a network that is there was trained anew"
+
+
+def test_text_minutes_scores_every_character_of_the_peer_once(benchmark):
+    module = benchmark("text_minutes")
+    text = torch.arange(64 + 64 * 3 + 5) % 7
+
+    def model(x, y=None):  # it knows the next character where it sees the one before
+        logits = torch.nn.functional.one_hot((x + 1) % 7, 7).float()
+        return (logits if y is not None else logits[:, -1:]), None
+
+    each = float(torch.logsumexp(torch.tensor([1.0] + [0.0] * 6), 0)) - 1
+    assert module.by_blocks(model, text) == pytest.approx(each * (64 * 3 + 5))
+    assert module.sliding(model, text) == pytest.approx(each * (64 * 3 + 5))
