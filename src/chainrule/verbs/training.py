@@ -29,10 +29,11 @@ def training_options(name: str, batch=None, lr=None, compile=None, bfloat16=None
         "window": None,
         "bfloat16": False,
         "carry": False,
+        "compile": None,
         **getattr(store.resolve(name, TABLE), "TRAINING", {}),
     }
-    given = {"batch": batch, "lr": lr, "bfloat16": bfloat16}
-    return {**suggested, **{k: v for k, v in given.items() if v is not None}, "compile": compile}
+    given = {"batch": batch, "lr": lr, "compile": compile, "bfloat16": bfloat16}
+    return {**suggested, **{k: v for k, v in given.items() if v is not None}}
 
 
 def training_of(chain: Chain, learn: Dataset, info: dict) -> Training | Stages | None:
