@@ -616,6 +616,19 @@ def test_what_only_tells_does_not_wait_for_pytorch(line):
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
+def test_python_m_chainrule_is_the_command_line():
+    def run(*words):
+        command = [sys.executable, "-m", "chainrule", *words]
+        return subprocess.run(command, capture_output=True, text=True)
+
+    version = run("--version")
+    assert (version.returncode, version.stdout, version.stderr) == (0, good("--version"), "")
+    wrong = run("lean")
+    assert (wrong.returncode, wrong.stdout) == (2, "")
+    (line,) = wrong.stderr.splitlines()
+    assert line.endswith("(see python -m chainrule --help)")
+
+
 @pytest.mark.parametrize("line", ["models", "--version"])
 def test_a_reader_who_leaves_is_no_traceback(line):
     running = process(line)
