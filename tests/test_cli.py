@@ -175,6 +175,14 @@ def test_score_is_a_total_and_every_item_the_most_surprising_first(places):
     assert total["total"]["exact"] is True
     assert surprise == sorted(surprise, reverse=True)
     assert np.isclose(np.mean(surprise), total["total"]["bits_per_dim"])
+    assert total["total"]["context_rule"] == "whole event: the symbols before it"
+
+
+def test_a_score_states_its_context_rule(places):
+    rule = "carried state: all symbols before it"
+    assert f"context rule  {rule}\n" in good("score {text} {story}", **places)
+    (total, _) = map(json.loads, good("score {text} {story} --json", **places).splitlines())
+    assert total["total"]["context_rule"] == rule
 
 
 def test_samples_have_the_size_asked_for_and_follow_the_seed(places, tmp_path):
@@ -297,6 +305,8 @@ def test_the_summary_of_compressing_has_every_number(places, tmp_path):
         assert f"{row[key]:,}" in text
     for key in ("bits_per_dim", "with_model"):
         assert f"{row[key]:.4f}" in text
+    assert row["context_rule"] == "carried state: all symbols before it"
+    assert (row["context_rule"] in text) == (row["coded_bits"] > 0)
     assert "Report(" not in text
     assert row["archive_bytes"] == (tmp_path / "s.chain").stat().st_size
 

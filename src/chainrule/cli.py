@@ -173,6 +173,7 @@ def score(
     total = {
         "data": dataset.source, "items": len(dataset), "symbols": int(result.symbols.sum()),
         "bits_per_dim": result.bits_per_dim, "nats_per_item": result.nats_per_item, "exact": True,
+        "context_rule": opened.chain.context_rule(),
         "skipped": [list(s) for s in dataset.skipped],
     }  # fmt: skip
     console.scores(total, items if json_ or top == 0 else items[:top], json_)

@@ -149,6 +149,7 @@ def scores(total: dict[str, Any], items: list[dict[str, Any]], json_: bool) -> N
         f"(exact; {total['symbols']:,} symbols, {total['nats_per_item']:,.2f} nats an item)",
         soft_wrap=True,
     )
+    out().print(f"[dim]context rule[/dim]  {plain(total['context_rule'])}", soft_wrap=True)
     if items:
         grid = Table(box=None, header_style="bold", pad_edge=False)
         for name in ("most surprising", "bits/dim", "nats"):

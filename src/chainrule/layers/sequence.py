@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from chainrule.layers.recurrence import LSTM
-from chainrule.model import Chain, pick
+from chainrule.model import CARRIED, Chain, pick
 
 CHUNK = 2048  # symbols scored at a time: what a long text needs would not fit into memory at once
 CELL = LSTM()
@@ -54,6 +54,10 @@ class Recurrent(Chain):
             return self._run(before, state, context)
 
         return in_chunks(run, x.flatten(1).long(), self.symbols).reshape(x.shape)
+
+    def context_rule(self) -> str:
+        """The state goes on from chunk to chunk, to the end of the event."""
+        return CARRIED
 
     @abstractmethod
     def rest(self, batch: int) -> Tensor:
