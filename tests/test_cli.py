@@ -62,7 +62,7 @@ NAMES = [
     *["digits", "classes", "colours", "text", "pca"],  # runs
     *["unfinished", "torn", "cut", "damaged", "junk.safetensors"],  # runs that are none
     *["story.txt", "photo.png", "rgb.png", "wide.png", "photos", "few.npy", "deep.npy", "small.npy"],
-    *["packed.chain", "apart.chain", "codes.npy"],
+    *["packed.chain", "apart.chain", "codes.npy", "page.html"],
 ]
 
 
@@ -72,6 +72,7 @@ def places(tmp_path_factory):
     root = tmp_path_factory.mktemp("command line")  # with a space
     at = {name: root / name for name in NAMES}
     at["story.txt"].write_text(STORY)
+    at["page.html"].write_text("somebody's page")
     make_pictures(at)
     good(f"fit digits {TINY} --json -o {{digits}}", **at)
     good(f"fit digits {TINY} --json --conditional -o {{classes}}", **at)
@@ -183,6 +184,24 @@ def test_a_score_states_its_context_rule(places):
     assert f"context rule  {rule}\n" in good("score {text} {story}", **places)
     (total, _) = map(json.loads, good("score {text} {story} --json", **places).splitlines())
     assert total["total"]["context_rule"] == rule
+
+
+@pytest.mark.parametrize(("run", "data"), [("text", "story"), ("digits", "few"), ("colours", "photos")])
+def test_a_page_comes_with_the_same_numbers(run, data, places, tmp_path):
+    line = f"score {{{run}}} {{{data}}} --json"
+    without, *items = map(json.loads, good(line, **places).splitlines())
+    page = tmp_path / "the page.html"
+    total, *same = map(json.loads, good(f"{line} --page {{here}}", here=page, **places).splitlines())
+    assert total["total"].pop("page") == str(page)
+    assert (total, same) == (without, items)
+    written = page.read_bytes()
+    assert f"{total['total']['bits_per_dim']:.4f}".encode() in written
+    assert call(f"{line} --page {{here}}", here=page, **places).code == 1
+    assert good(f"score {{{run}}} {{{data}}} --page {{here}} --force", here=page, **places).endswith(
+        "page.html\n"
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["the page.html"]
+    assert page.read_bytes() == written
 
 
 def test_samples_have_the_size_asked_for_and_follow_the_seed(places, tmp_path):
@@ -491,6 +510,9 @@ MISTAKES = {  # name: (command line, exit code, part of the line)
     "archive exists": ("compress {digits} {few} -o {packed}", 1, "--force"),
     "page in place of a file": ("report {pca} -o {photo}", 1, "photo.png"),
     "wrong suffix": ("sample {digits} --event 8x8 -o {tmp}/s.jpg", 1, "must end in .png or .npy"),
+    "page of another kind": ("score {text} {story} --page {tmp}/page.txt", 1, "must end in .html"),
+    "page exists": ("score {text} {story} --page {page}", 1, "overwrite it with --force"),
+    "page in no folder": ("score {text} {story} --page {tmp}/no/page.html", 1, "make it first"),
     "text as a picture": ("sample {text} -o {tmp}/s.png", 1, "must end in .txt or .npy"),
     "missing folder": ("sample {digits} --event 8x8 -o {tmp}/no/s.png", 1, "make it first"),
     "archive in no folder": ("compress {digits} {few} -o {tmp}/no/a.chain", 1, "cannot write"),

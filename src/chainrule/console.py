@@ -157,6 +157,8 @@ def scores(total: dict[str, Any], items: list[dict[str, Any]], json_: bool) -> N
         for item in items:
             grid.add_row(plain(item["name"]), f"{item['bits_per_dim']:.4f}", f"{item['nats']:,.2f}")
         out().print(grid)
+    if "page" in total:
+        say(f"[bold]{plain(total['page'])}[/bold]")
 
 
 def probes(rows: Sequence[Probed], learn: Dataset, test: Dataset, divided: bool, json_: bool) -> None:

@@ -1,4 +1,4 @@
-"""What the command line makes of samples, completions and codes: sheets, arrays, texts."""
+"""What the command line makes of scores, samples and completions: tables and pages, sheets, arrays, texts."""
 
 from __future__ import annotations
 
@@ -12,17 +12,42 @@ import numpy as np
 import torch
 
 from chainrule import console
-from chainrule.data import load
+from chainrule.data import Dataset, load
 from chainrule.data.reading import printable
 from chainrule.errors import ChainruleError
 from chainrule.model import Chain
 from chainrule.models import Run
 from chainrule.plots import image_grid
 from chainrule.store import write_atomic
+from chainrule.verbs.score import score
 from chainrule.verbs.walk import complete, event_of, sample
 
 AT_ONCE = 64
 LARGEST = 1 << 26  # symbols of an event that is drawn
+
+
+def score_data(run: Run, data: Dataset, named: str, page: Path | None, top: int, json_: bool) -> None:
+    """`chainrule score`: the whole and every item; the page shows what the same pass over the data gave."""
+    from chainrule.report.scored import Watch, surprise_page
+
+    watch = None if page is None else Watch(data)
+    with console.progress("scoring", len(data), json_) as tick:
+        result = score(run.chain, data, tick, watch)
+    each = result.each()
+    items = [
+        {"name": result.names[i], "nats": float(result.nats[i]), "bits_per_dim": float(each[i])}
+        for i in (-each).argsort(kind="stable")
+    ]
+    total = {
+        "data": data.source, "items": len(data), "symbols": int(result.symbols.sum()),
+        "bits_per_dim": result.bits_per_dim, "nats_per_item": result.nats_per_item, "exact": True,
+        "context_rule": run.chain.context_rule(), "skipped": [list(s) for s in data.skipped],
+    }  # fmt: skip
+    if page is not None and watch is not None:
+        command = ["chainrule", "score", str(run.path), named, "--page", str(page)]
+        write_atomic(page, surprise_page(run, data, result, watch, command).encode())
+        total["page"] = str(page)
+    console.scores(total, items if json_ or top == 0 else items[:top], json_)
 
 
 def sample_events(run: Run, n, out, size, class_, temperature, top_p, seed, force, json_) -> None:
