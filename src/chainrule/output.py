@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import io
 import math
 import sys
@@ -20,7 +21,7 @@ from chainrule.models import Run
 from chainrule.plots import image_grid
 from chainrule.store import write_atomic
 from chainrule.verbs.score import score
-from chainrule.verbs.walk import complete, event_of, sample
+from chainrule.verbs.walk import complete, event_of, sample, stream
 
 AT_ONCE = 64
 LARGEST = 1 << 26  # symbols of an event that is drawn
@@ -82,9 +83,9 @@ def sample_text(run: Run, n, out, prompt, length, class_, temperature, top_p, se
     start = np.frombuffer(bytes_of(prompt), np.uint8)
     x = np.zeros(len(start) + length, np.int64)
     x[: len(start)] = start
-    context = classes_for(run, n, class_)
-    texts = continuations(run, x, len(start), n, context, temperature, top_p, seed, json_)
-    write_texts(texts, out, json_)
+    write_continuations(
+        run, x, len(start), n, out, classes_for(run, n, class_), temperature, top_p, seed, json_
+    )
 
 
 def bytes_of(prompt: str) -> bytes:
@@ -93,6 +94,35 @@ def bytes_of(prompt: str) -> bytes:
         return prompt.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError as error:
         raise ChainruleError(f"the prompt holds {prompt[error.start]!r}, which is no character") from error
+
+
+def write_continuations(
+    run: Run, x, given: int, n: int, out, context, temperature, top_p, seed, json_
+) -> None:
+    """Texts that begin with the first `given` symbols of x (T,): one on the screen as it comes, else at the end."""
+    if n == 1 and out is None and not json_:
+        return show_as_it_comes(run, x, given, context, temperature, top_p, seed)
+    return write_texts(continuations(run, x, given, n, context, temperature, top_p, seed, json_), out, json_)
+
+
+def show_as_it_comes(run: Run, x, given: int, context, temperature, top_p, seed) -> None:
+    """A text on the screen while it is written, in whole characters: what `write_texts` would show of it at the end.
+
+    Ctrl-C ends it with what is there.
+    """
+    known, done = np.arange(len(x)) < given, 0
+    decode = codecs.getincrementaldecoder("utf-8")("replace").decode
+    parts = stream(run.chain, x, known, context, temperature=temperature, top_p=top_p, seed=seed)
+    with console.progress("writing", len(x), sys.stdout.isatty()) as tick:  # no bar where the text is
+        try:
+            for symbols in parts:
+                print(legible(decode(bytes(symbols.astype(np.uint8)))), end="", flush=True)
+                done += len(symbols)
+                tick(done)
+        except KeyboardInterrupt as stop:
+            print(flush=True)
+            raise KeyboardInterrupt(f"after {done:,} of {len(x):,} bytes") from stop
+    print(legible(decode(b"", final=True)))
 
 
 def continuations(run: Run, x, given: int, n: int, context, temperature, top_p, seed, json_) -> np.ndarray:
@@ -116,8 +146,7 @@ def complete_file(
         out = free(out, (".txt", ".npy"), force) if out else None
         x = x[keep_top(keep or "top:1", x.shape)]
         given, x = len(x), np.concatenate([x, np.zeros(length, np.int64)])
-        texts = continuations(run, x, given, n, context, temperature, top_p, seed, json_)
-        return write_texts(texts, out, json_)
+        return write_continuations(run, x, given, n, out, context, temperature, top_p, seed, json_)
     x = as_channels(x, run)
     out = free(out or Path("completions.png"), (".png", ".npy"), force)
     known = read_mask(mask, x.shape) if mask else keep_top(keep or "top:0.5", x.shape)
