@@ -18,7 +18,7 @@ from chainrule.data import Dataset
 from chainrule.models import TABLE, Run
 from chainrule.report import scored
 from chainrule.report.scored import PASSAGE, PASSAGES, ROOM, TEXTS, Watch, surprise_page, surprising
-from test_report import HOSTILE, check, pictures
+from test_report import HOSTILE, check, in_browser, looked_at, pictures
 
 WICKED = (
     b"<script>alert('x')</script>&amp;\n\x00\x1b[31m\x7f\xff\xc3 \xe2\x80\xae txet </pre>\xf0\x9f\x91\xa9 \xc3\xa9"
@@ -235,3 +235,20 @@ def test_the_page_is_the_same_every_time_and_states_its_context_rule():
     (one, *_), (two, *_) = (page_of(mixer(), texts(b"to be " * 99, b"or not")) for _ in range(2))
     assert one == two
     assert "Context rule: carried state: all symbols before it." in check(one).seen
+
+
+@in_browser
+@pytest.mark.parametrize("width", [390, 1200])
+def test_no_page_is_wider_than_the_screen(width, tmp_path):
+    chain = GatedPixelCNN(17, **GatedPixelCNN.SIZES["tiny"])
+    long = b"to be or not to be " * 99 + b"x" * 3000
+    for model, data in (
+        (mixer(), texts(WICKED, long)),
+        (mixer(), texts(long)),
+        (chain, images(*[(30, 300, 1)] * 9)),
+    ):
+        answer = looked_at(page_of(model, data)[0], width, tmp_path)
+        assert answer["mode"] == "CSS1Compat"
+        assert answer["width"] <= width
+        assert answer["images"] == answer["loaded"]
+        assert answer["asked"] == 0
