@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from scipy import stats
 
-from chainrule import complete, sample, store, walk
+from chainrule import complete, sample, store, stream, walk
 from chainrule.engine import program_of
 from chainrule.engine.device import Device
 from chainrule.engine.strict import Strict
@@ -470,7 +470,10 @@ def check_seeds(chain, event, sample=sample):
 
 
 def check_complete(chain, event, complete=complete, sample=sample):
-    """All known: x. Nothing known: a sample. A known beginning: the exact conditional p(rest | beginning)."""
+    """All known: x. Nothing known: a sample. A known beginning: the exact conditional p(rest | beginning).
+
+    As a stream the same symbols come, in the order of the chain.
+    """
     x = events(chain, event, 1, seed=3)[0].numpy()
     size, context = math.prod(event), mixed(chain, 5)
     everything, nothing = np.ones(event, bool), np.zeros(event, bool)
@@ -482,6 +485,10 @@ def check_complete(chain, event, complete=complete, sample=sample):
         "what is known has changed"
     )
     for one in contexts(chain, 1):
+        (whole,) = complete(chain, x, scattered, 1, one, seed=4, temperature=0.7, top_p=0.9)
+        parts = list(stream(chain, x, scattered, one, seed=4, temperature=0.7, top_p=0.9))
+        in_order = whole.reshape(size)[visit_order(chain, event)]
+        assert (np.concatenate(parts) == in_order).all(), "a stream is another completion"
         beginning = np.zeros(size, bool)
         beginning[visit_order(chain, event)[: size // 2]] = True
         possible, p = joint(chain, event, one)

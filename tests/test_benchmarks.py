@@ -1,11 +1,15 @@
 """The benchmarks of sparse codes, image chains and texts run, on small made-up data, and compare what is comparable."""
 
 import argparse
+import doctest
 import importlib
+from collections import Counter
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from chainrule import ChainruleError, Dataset, fit
 from chainrule.chains.uniform import Uniform
@@ -239,3 +243,87 @@ def test_text_minutes_scores_every_character_of_the_peer_once(benchmark):
     each = float(torch.logsumexp(torch.tensor([1.0] + [0.0] * 6), 0)) - 1
     assert module.by_blocks(model, text) == pytest.approx(each * (64 * 3 + 5))
     assert module.sliding(model, text) == pytest.approx(each * (64 * 3 + 5))
+
+
+SOURCE = rb"""
+\section{A} % a comment with { and \begin{lemma}
+\begin{lemma} \label{x} 5\% of \{ a_{b_{c}} \} \\{d}
+\begin{proof} $x^{2}$ \end{proof}
+\end{lemma}
+"""
+
+
+def test_real_latex_balances(benchmark):
+    found = benchmark("latex").shares(SOURCE)
+    assert found == {
+        "bytes": len(SOURCE), "begin_end": 4, "environments_nest": 1.0, "braces": 20, "braces_balance": 1.0,
+    }  # fmt: skip
+
+
+def test_what_overlaps_or_is_never_closed_does_not_nest(benchmark):
+    latex = benchmark("latex")
+    for cut, share in [
+        (rb"\begin{a}\begin{b}\end{a}\end{b}", 0.5),
+        (rb"\begin{a}\begin{a}\end{a}", 2 / 3),
+        (rb"\end{a}\begin{a}", 0.0),
+    ]:
+        assert latex.shares(cut)["environments_nest"] == pytest.approx(share, abs=1e-4)
+    for cut, share in [
+        (rb"{{}", 2 / 3),
+        (rb"}{", 0.0),
+        (rb"\{{}", 1.0),
+        (rb"%{" + b"\n{}", 1.0),
+        (rb"\%{}{", 2 / 3),
+    ]:
+        assert latex.shares(cut)["braces_balance"] == pytest.approx(share, abs=1e-4)
+    assert latex.shares(b"no environments")["environments_nest"] is None
+    assert latex.together([b"{}", b"}{"])["braces_balance"] == 0.5
+    assert doctest.testmod(latex).failed == 0
+
+
+NESTED = st.recursive(
+    st.just([]),
+    lambda inner: st.builds(
+        lambda name, one, two: [(True, name), *one, (False, name), *two], st.sampled_from("abc"), inner, inner
+    ),
+    max_leaves=12,
+)
+
+
+@given(marks=NESTED, more=st.lists(st.tuples(st.booleans(), st.sampled_from("abc")), max_size=3))
+@settings(max_examples=80, deadline=None)
+def test_pairs_are_found_whatever_stands_between(marks, more):
+    import sys
+    from pathlib import Path
+
+    sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
+    try:
+        import latex
+    finally:
+        sys.path.pop(0)
+    assert latex.paired(marks) == len(marks)  # all of what nests
+    mixed = [*more, *marks]
+    assert 0 <= latex.paired(mixed) <= len(mixed)
+    assert latex.paired(mixed) % 2 == 0
+    begun, ended = (Counter(name for opens, name in mixed if opens is way) for way in (True, False))
+    assert latex.paired(mixed) <= 2 * sum((begun & ended).values())
+
+
+def test_latex_measures_what_is_written_beside_what_is_real(benchmark, monkeypatch, tmp_path):
+    latex = benchmark("latex")
+    text = np.frombuffer(SOURCE * 40, np.uint8)
+    monkeypatch.setattr(latex, "load", lambda name, split: Dataset(text[None], 256, "text", source="s:test"))
+    monkeypatch.setattr(latex, "open_run", lambda path: argparse.Namespace(chain=Uniform(256)))
+    out = tmp_path / "sampled.tex"
+    options = argparse.Namespace(
+        run="", data="", length=300, texts=2, prompt=150, temperature=1.0, seed=0, out=out
+    )
+    rows = list(latex.measured(options))
+    names = ["written 0", "written 1", "written, all 2", "what really follows"]
+    assert [row["text"] for row in rows[:-1]] == names
+    assert rows[-1]["text"] == f"s:test in {len(text) // 300} such stretches"
+    assert [row["bytes"] for row in rows] == [300, 300, 600, 300, len(text) // 300 * 300]
+    assert rows[3]["environments_nest"] > 0.8
+    assert len(out.read_bytes()) > 600
+    with pytest.raises(ChainruleError, match="take a lower --length"):
+        list(latex.measured(argparse.Namespace(**{**vars(options), "length": 10**6})))

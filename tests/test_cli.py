@@ -1,5 +1,6 @@
 """The command line as a user meets it: every command, its exit codes, and one line for every mistake."""
 
+import codecs
 import contextlib
 import io
 import json
@@ -9,15 +10,18 @@ import shutil
 import signal
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
-from chainrule import open_run, sample, store
+from chainrule import open_run, output, sample, store
 from chainrule.cli import app, main
 from chainrule.models import TABLE
 
@@ -62,7 +66,7 @@ NAMES = [
     *["digits", "classes", "colours", "text", "pca"],  # runs
     *["unfinished", "torn", "cut", "damaged", "junk.safetensors"],  # runs that are none
     *["story.txt", "photo.png", "rgb.png", "wide.png", "photos", "few.npy", "deep.npy", "small.npy"],
-    *["packed.chain", "apart.chain", "codes.npy"],
+    *["packed.chain", "apart.chain", "codes.npy", "page.html"],
 ]
 
 
@@ -72,6 +76,7 @@ def places(tmp_path_factory):
     root = tmp_path_factory.mktemp("command line")  # with a space
     at = {name: root / name for name in NAMES}
     at["story.txt"].write_text(STORY)
+    at["page.html"].write_text("somebody's page")
     make_pictures(at)
     good(f"fit digits {TINY} --json -o {{digits}}", **at)
     good(f"fit digits {TINY} --json --conditional -o {{classes}}", **at)
@@ -175,6 +180,32 @@ def test_score_is_a_total_and_every_item_the_most_surprising_first(places):
     assert total["total"]["exact"] is True
     assert surprise == sorted(surprise, reverse=True)
     assert np.isclose(np.mean(surprise), total["total"]["bits_per_dim"])
+    assert total["total"]["context_rule"] == "whole event: the symbols before it"
+
+
+def test_a_score_states_its_context_rule(places):
+    rule = "carried state: all symbols before it"
+    assert f"context rule  {rule}\n" in good("score {text} {story}", **places)
+    (total, _) = map(json.loads, good("score {text} {story} --json", **places).splitlines())
+    assert total["total"]["context_rule"] == rule
+
+
+@pytest.mark.parametrize(("run", "data"), [("text", "story"), ("digits", "few"), ("colours", "photos")])
+def test_a_page_comes_with_the_same_numbers(run, data, places, tmp_path):
+    line = f"score {{{run}}} {{{data}}} --json"
+    without, *items = map(json.loads, good(line, **places).splitlines())
+    page = tmp_path / "the page.html"
+    total, *same = map(json.loads, good(f"{line} --page {{here}}", here=page, **places).splitlines())
+    assert total["total"].pop("page") == str(page)
+    assert (total, same) == (without, items)
+    written = page.read_bytes()
+    assert f"{total['total']['bits_per_dim']:.4f}".encode() in written
+    assert call(f"{line} --page {{here}}", here=page, **places).code == 1
+    assert good(f"score {{{run}}} {{{data}}} --page {{here}} --force", here=page, **places).endswith(
+        "page.html\n"
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["the page.html"]
+    assert page.read_bytes() == written
 
 
 def test_samples_have_the_size_asked_for_and_follow_the_seed(places, tmp_path):
@@ -201,6 +232,109 @@ def test_one_text_is_printed_and_nothing_but_it(places):
     (row,) = map(json.loads, good(f"{line} --json", **places).splitlines())
     assert good(line, **places) == row["text"] + "\n"
     assert row["text"].startswith("Once ü")
+
+
+class Terminal(io.StringIO):
+    """A screen that remembers what had been shown at every flush."""
+
+    def __init__(self):
+        super().__init__()
+        self.frames = []
+
+    def isatty(self):
+        return True
+
+    def flush(self):
+        self.frames.append(self.getvalue())
+
+
+def shown_in_a_terminal(monkeypatch, *parts, stop=False):
+    """(exit code, frames, standard error) of a text that is written in these parts."""
+
+    def stream(chain, x, known, context, **options):
+        yield from (np.frombuffer(part, np.uint8).astype(np.int64) for part in parts)
+        if stop:
+            raise KeyboardInterrupt
+
+    def show(run):
+        screen, err = Terminal(), io.StringIO()
+        monkeypatch.setattr("chainrule.output.stream", stream)
+        with (
+            contextlib.redirect_stdout(screen),
+            contextlib.redirect_stderr(err),
+            pytest.raises(SystemExit) as end,
+        ):
+            main(["sample", str(run), "--length", str(sum(map(len, parts)))])
+        return end.value.code, list(dict.fromkeys(screen.frames)), err.getvalue()
+
+    return show
+
+
+def test_a_text_is_shown_while_it_is_written_in_whole_characters(places, monkeypatch):
+    text = "añ\x1b[31m数👩\r\n".encode()
+    show = shown_in_a_terminal(monkeypatch, *(text[i : i + 1] for i in range(len(text))))
+    code, frames, err = show(places["text"])
+    assert (code, err) == (0, "")
+    assert frames[:4] == ["a", "añ", "añ\\x1b", "añ\\x1b["]
+    assert frames[-1] == "añ\\x1b[31m数👩\\r\n\n"
+    assert all(after.startswith(before) for before, after in pairwise(frames))
+
+
+def test_a_character_that_never_ends_is_marked(places, monkeypatch):
+    code, frames, _ = shown_in_a_terminal(monkeypatch, b"a", b"\xe6", b"\x95")(places["text"])
+    assert (code, frames[-1]) == (0, "a\ufffd\n")
+
+
+def test_ctrl_c_leaves_what_was_written(places, monkeypatch):
+    code, frames, err = shown_in_a_terminal(monkeypatch, b"to be or\n", b"not\xe6", stop=True)(places["text"])
+    assert (code, err) == (130, "stopped: after 13 of 13 bytes\n")
+    assert frames == ["to be or\n", "to be or\nnot", "to be or\nnot\n"]
+
+
+@given(st.lists(st.binary(max_size=6), max_size=8))
+@settings(max_examples=60, deadline=None)
+def test_bytes_in_any_parts_are_the_text_that_they_are_together(parts):
+    decode = codecs.getincrementaldecoder("utf-8")("replace").decode
+    shown = "".join(output.legible(decode(part)) for part in parts) + output.legible(decode(b"", final=True))
+    assert shown == output.legible(b"".join(parts).decode(errors="replace"))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no pseudo-terminals")
+def test_ctrl_c_in_a_terminal_ends_the_text_without_a_traceback(places):
+    import pty
+
+    ours, theirs = pty.openpty()
+    line = f"sample {shlex.quote(str(places['text']))} --prompt Once --length 10000000 --threads 1"
+    command = [sys.executable, "-m", "chainrule", *shlex.split(line)]
+    with subprocess.Popen(command, stdout=theirs, stderr=subprocess.PIPE, text=True) as running:
+        os.close(theirs)
+        seen = b""
+        while len(seen) < 2000:
+            seen += os.read(ours, 4096)
+        running.send_signal(signal.SIGINT)
+        while part := read_or_nothing(ours):
+            seen += part
+        errors = running.stderr.read()
+    os.close(ours)
+    assert running.returncode == 130
+    assert seen.startswith(b"Once")
+    assert seen.endswith(b"\n")
+    assert errors.splitlines()[-1].startswith("stopped: after ")
+    assert "Traceback" not in errors
+
+
+def read_or_nothing(descriptor):
+    """What comes next from a terminal; nothing when the other side is gone, which Linux calls an error."""
+    try:
+        return os.read(descriptor, 4096)
+    except OSError:
+        return b""
+
+
+def test_one_completion_of_a_text_is_shown_as_it_comes_too(places):
+    line = "complete {text} {story} -n 1 --keep top:0.01 --length 30"
+    (row,) = map(json.loads, good(f"{line} --json", **places).splitlines())
+    assert good(line, **places) == row["text"] + "\n"
 
 
 def test_a_prompt_may_be_any_bytes(places, tmp_path):
@@ -297,6 +431,8 @@ def test_the_summary_of_compressing_has_every_number(places, tmp_path):
         assert f"{row[key]:,}" in text
     for key in ("bits_per_dim", "with_model"):
         assert f"{row[key]:.4f}" in text
+    assert row["context_rule"] == "carried state: all symbols before it"
+    assert (row["context_rule"] in text) == (row["coded_bits"] > 0)
     assert "Report(" not in text
     assert row["archive_bytes"] == (tmp_path / "s.chain").stat().st_size
 
@@ -481,6 +617,9 @@ MISTAKES = {  # name: (command line, exit code, part of the line)
     "archive exists": ("compress {digits} {few} -o {packed}", 1, "--force"),
     "page in place of a file": ("report {pca} -o {photo}", 1, "photo.png"),
     "wrong suffix": ("sample {digits} --event 8x8 -o {tmp}/s.jpg", 1, "must end in .png or .npy"),
+    "page of another kind": ("score {text} {story} --page {tmp}/page.txt", 1, "must end in .html"),
+    "page exists": ("score {text} {story} --page {page}", 1, "overwrite it with --force"),
+    "page in no folder": ("score {text} {story} --page {tmp}/no/page.html", 1, "make it first"),
     "text as a picture": ("sample {text} -o {tmp}/s.png", 1, "must end in .txt or .npy"),
     "missing folder": ("sample {digits} --event 8x8 -o {tmp}/no/s.png", 1, "make it first"),
     "archive in no folder": ("compress {digits} {few} -o {tmp}/no/a.chain", 1, "cannot write"),
@@ -614,6 +753,19 @@ def test_what_only_tells_does_not_wait_for_pytorch(line):
         "assert not slow, slow"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_python_m_chainrule_is_the_command_line():
+    def run(*words):
+        command = [sys.executable, "-m", "chainrule", *words]
+        return subprocess.run(command, capture_output=True, text=True)
+
+    version = run("--version")
+    assert (version.returncode, version.stdout, version.stderr) == (0, good("--version"), "")
+    wrong = run("lean")
+    assert (wrong.returncode, wrong.stdout) == (2, "")
+    (line,) = wrong.stderr.splitlines()
+    assert line.endswith("(see python -m chainrule --help)")
 
 
 @pytest.mark.parametrize("line", ["models", "--version"])

@@ -18,11 +18,13 @@ from chainrule import archive as container
 from chainrule.archive import FILE, LZMA, MODEL, STORED, Archive, Item, inspect
 from chainrule.chains import CHAINS
 from chainrule.chains.char_lstm import CharLSTM
+from chainrule.chains.counting import ContextMixing
 from chainrule.chains.gated_pixelcnn import GatedPixelCNN
 from chainrule.chains.uniform import Uniform
 from chainrule.data import Dataset, load
 from chainrule.errors import ChainruleError
 from chainrule.model import Chain
+from chainrule.packing import summary
 from chainrule.store import resolve
 from chainrule.verbs import coders
 from chainrule.verbs.compress import compress, decompress, extract, verify
@@ -278,6 +280,26 @@ def test_a_long_text_is_cut_into_lanes(tmp_path, monkeypatch):
     assert [item.size for item in lanes.items] == [400, 205, 199, 80, 10]
     assert list(lanes.length) == [199, 103, 102, 100, 100, 100, 100, 80, 10]
     assert list(lanes.owner) == [2, 1, 1, 0, 0, 0, 0, 3, 4]
+
+
+def test_the_context_rule_is_what_was_done(tmp_path, monkeypatch):
+    """A text in lanes costs what its lanes cost, each from the beginning; one that is not cut, or learns, its score."""
+    monkeypatch.setattr(sys.modules["chainrule.verbs.compress"], "LANE", 100)
+    lstm = CharLSTM(16, **CharLSTM.SIZES["tiny"])
+    with torch.no_grad():
+        for i, weights in enumerate(lstm.parameters()):
+            weights.normal_(generator=torch.Generator().manual_seed(i))
+    for chain, cut in ((lstm, True), (ContextMixing(16, bits=10), False)):
+        text = drawn(chain, (250,), 1, seed=1)[0]
+        whole = packed(tmp_path / "short", chain, dataset([text[:120]], 16, "text"), force=True)
+        assert whole.context_rule == chain.context_rule() == "carried state: all symbols before it"
+        report = packed(tmp_path / "long", chain, dataset([text], 16, "text"), force=True)
+        rule = "lanes of at least 100 symbols, each from the beginning (carried state: all symbols before it)"
+        assert summary(report)["context rule"] == report.context_rule
+        assert report.context_rule == (rule if cut else chain.context_rule())
+        pieces = [text[:125], text[125:]] if cut else [text]
+        assert report.ideal_bits == pytest.approx(sum(ideal(chain, x[None]) for x in pieces), rel=1e-4)
+        assert (report.ideal_bits == pytest.approx(ideal(chain, text[None]), rel=1e-4)) != cut
 
 
 @given(st.lists(st.integers(0, 50), min_size=1, max_size=9), st.integers(1, 8), st.integers(0, 20))

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import lzma
 import os
 import subprocess
 import sys
@@ -35,6 +36,7 @@ from chainrule.data import (
     streams,
     train_holdout,
 )
+from chainrule.data.files import read_xz
 from chainrule.data.homes import Home
 from chainrule.data.named import NAMED
 from chainrule.errors import ChainruleError
@@ -568,6 +570,11 @@ def test_the_real_files_are_the_originals(real_data):
     assert hashlib.sha256(text).hexdigest() == NAMED["shakespeare"].home.sha256
     assert load("shakespeare").x[0].tobytes() + load("shakespeare:test").x[0].tobytes() == text
     assert load("shakespeare").x.size == 1003854  # as in nanoGPT
+    text = load("stacks:all").x[0].tobytes()
+    assert hashlib.sha256(text).hexdigest().startswith("0820b5a06771fd74")
+    assert (text[:-1000000], text[-1000000:]) == tuple(
+        load(f"stacks:{split}").x[0].tobytes() for split in ("train", "test")
+    )
 
 
 @pytest.mark.data
@@ -718,7 +725,8 @@ def test_the_public_files_of_cifar10_and_olivetti_are_read_like_the_local_ones(
 
 
 @pytest.mark.parametrize(
-    "name", ["mnist", "binarized-mnist", "cifar10-first4000", "olivetti", "shakespeare", "caltech101"]
+    "name",
+    ["mnist", "binarized-mnist", "cifar10-first4000", "olivetti", "shakespeare", "caltech101", "stacks"],
 )
 def test_a_file_that_only_has_the_right_name_is_refused(cache, tmp_path, monkeypatch, name):
     """CHAINRULE_DATA wins over the download, and what is wrong with its files is one line."""
@@ -736,7 +744,70 @@ def test_a_file_that_only_has_the_right_name_is_refused(cache, tmp_path, monkeyp
     assert "pipe" in one_line(lambda: load(name))
 
 
-@pytest.mark.parametrize("name", ["bsds", "caltech101"])
+def packed(path: Path, text: bytes, **options) -> None:
+    path.write_bytes(lzma.compress(text, **{"preset": 0, **options}))
+
+
+@pytest.fixture
+def small_stacks(cache, tmp_path, monkeypatch) -> Path:
+    """Where the set stacks is, of 1,000 bytes and the last 100 for testing."""
+    monkeypatch.setenv("CHAINRULE_DATA", str(tmp_path))
+    monkeypatch.setattr(named, "STACKS_BYTES", 1000)
+    monkeypatch.setattr(named, "STACKS_TEST", 100)
+    return tmp_path / "stacks.tex.xz"
+
+
+def test_stacks_are_cut_before_their_last_bytes(small_stacks):
+    text = noise(1000)
+    packed(small_stacks, text.tobytes(), preset=9 | lzma.PRESET_EXTREME)
+    learn, test, everything = (load(f"stacks:{split}").x[0] for split in ("train", "test", "all"))
+    assert (len(learn), len(test)) == (900, 100)
+    np.testing.assert_array_equal(np.concatenate([learn, test]), text)
+    np.testing.assert_array_equal(everything, text)
+    assert everything.flags.writeable  # PyTorch warns of arrays that are not
+
+
+HOSTILE_XZ = {
+    "short": (lzma.compress(bytes(999)), "unpacks to 999 bytes, not to 1,000"),
+    "long": (lzma.compress(bytes(1001)), "unpacks to more than 1,000 bytes, not to 1,000"),
+    "large": (bytes(100_000), "has 100,000 bytes, more than the 1,000 it should unpack to"),
+    "a bomb": (lzma.compress(bytes(1 << 26)), "unpacks to more than 1,000 bytes"),
+    "cut": (lzma.compress(bytes(1000))[:-9], "does not end where its 1,000 bytes do"),
+    "with something behind": (lzma.compress(bytes(1000)) + b"more", "does not end where"),
+    "two streams": (2 * lzma.compress(bytes(500)), "unpacks to 500 bytes"),
+    "the old format": (lzma.compress(bytes(1000), lzma.FORMAT_ALONE), "cannot be read"),
+    "a greedy dictionary": (
+        lzma.compress(bytes(1000), filters=[{"id": lzma.FILTER_LZMA2, "preset": 0, "dict_size": 1 << 29}]),
+        "cannot be read",
+    ),
+    "empty": (b"", "unpacks to 0 bytes"),
+    "no xz": (b"something else", "cannot be read"),
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE_XZ)
+def test_a_hostile_xz_file_is_one_line_and_unpacks_to_no_more_than_it_should(small_stacks, case):
+    content, told = HOSTILE_XZ[case]
+    small_stacks.write_bytes(content)
+    line = one_line(lambda: load("stacks"))
+    assert line.startswith("stacks.tex.xz ")
+    assert told in line
+
+
+@settings(max_examples=60, deadline=None)
+@given(text=st.binary(max_size=300), more=st.sampled_from([0, 0, 0, -1, 1]), cut=st.integers(0, 800))
+def test_an_xz_file_gives_its_text_or_one_line(tmp_path_factory, text, more, cut):
+    size = max(0, len(text) + more)
+    path = tmp_path_factory.getbasetemp() / "any.xz"
+    content = lzma.compress(text)
+    path.write_bytes(content[:cut])
+    if size == len(text) and cut >= len(content):
+        assert read_xz(path, path.name, size).tobytes() == text
+    else:
+        assert path.name in one_line(lambda: read_xz(path, path.name, size))
+
+
+@pytest.mark.parametrize("name", ["bsds", "caltech101", "stacks"])
 def test_a_set_without_a_public_home_says_where_to_put_it(cache, name):
     line = one_line(lambda: load(name))
     assert NAMED[name].home.file in line

@@ -515,7 +515,7 @@ def test_lanes_and_groups_change_no_bit(group):
 
 
 @pytest.mark.parametrize("group", [1, 2, 3, 7, 64])
-def test_filling_and_coding_walk_as_stepping_does(group):
+def test_filling_and_coding_walk_as_stepping_does(group, monkeypatch):
     for program, event in everything():
         symbols, classes, features = data = inputs(program, event, 9)
         logits = strictly(program, event, data)
@@ -525,7 +525,13 @@ def test_filling_and_coding_walk_as_stepping_does(group):
             return Strict(program, event, 9, classes, features, group=group)
 
         known = np.arange(n) % 3 == 0
-        drawn = start().fill(symbols, known, np.random.default_rng(1).random((9, n)) + 1e-9).copy()
+        uniforms = np.random.default_rng(1).random((9, n)) + 1e-9
+        drawn = start().fill(symbols, known, uniforms).copy()
+        for work in (1.0, 4e5, 1e12):
+            monkeypatch.setattr("chainrule.engine.strict.GLIMPSE", work)
+            parts = list(start().stream(symbols, known, uniforms))
+            assert (np.concatenate(parts, 1) == drawn).all()
+            assert work != 1.0 or len(parts) == n
         assert (drawn[:, known] == symbols[:, known]).all()
         run = Strict(program, event, 9, classes, features)
         met = stepped(run, drawn)

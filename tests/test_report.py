@@ -585,20 +585,25 @@ def chromium(folder, page, *options):
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
 
 
-@in_browser
-@pytest.mark.parametrize("width", [390, 1200])
-def test_every_picture_loads_and_nothing_is_wider_than_the_screen(image_page, tmp_path, width):
+def looked_at(html, width, folder):
+    """What a browser says about a page in a window of so many pixels."""
     asks = """<script>onload = () => { const page = document.querySelector("iframe").contentDocument;
       const images = [...page.images];
       document.body.textContent = JSON.stringify({ width: page.documentElement.scrollWidth,
         images: images.length, loaded: images.filter(i => i.complete && i.naturalWidth).length,
         asked: performance.getEntriesByType("resource").length, mode: page.compatMode }) }</script>"""
-    inner = escape(image_page.read_text(encoding="utf-8"))
+    inner = escape(html)
     frame = f'<iframe width="{width}" height="900" style="border:0" srcdoc="{inner}"></iframe>'
-    outer = tmp_path / "outer.html"
+    outer = folder / "outer.html"
     outer.write_text(f"<!DOCTYPE html><meta charset='utf-8'><body>{frame}{asks}", encoding="utf-8")
-    dom = chromium(tmp_path, outer, "--dump-dom", "--virtual-time-budget=5000")
-    answer = json.loads(re.search(r"\{.*\}", dom).group())
+    dom = chromium(folder, outer, "--dump-dom", "--virtual-time-budget=5000")
+    return json.loads(re.search(r"\{.*\}", dom).group())
+
+
+@in_browser
+@pytest.mark.parametrize("width", [390, 1200])
+def test_every_picture_loads_and_nothing_is_wider_than_the_screen(image_page, tmp_path, width):
+    answer = looked_at(image_page.read_text(encoding="utf-8"), width, tmp_path)
     assert answer["mode"] == "CSS1Compat"
     assert answer["width"] <= width
     assert answer["images"] == answer["loaded"] > 40

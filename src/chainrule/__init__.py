@@ -36,6 +36,7 @@ PUBLIC = {
     "probe": "chainrule.verbs.probe",
     "sample": "chainrule.verbs.walk",
     "score": "chainrule.verbs.score",
+    "stream": "chainrule.verbs.walk",
     "walk": "chainrule.verbs.walk",
 }
 

@@ -155,27 +155,23 @@ def score(
     top: Annotated[
         int, typer.Option(min=0, help="How many of the most surprising items to print; 0: all.")
     ] = 10,
+    page: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="An .html page to write: texts coloured by surprise, maps of images."
+        ),
+    ] = None,
     threads: Threads = 0,
+    force: Force = False,
     json_: Json = False,
 ) -> None:
     """Exact bits/dim of DATA and of every item, most surprising first."""
     use_threads(threads)
-    from chainrule.verbs.score import score as exact
+    from chainrule import output
 
+    page = page and output.free(page, (".html",), force)
     opened, dataset = open_both(run, data)
-    with console.progress("scoring", len(dataset), json_) as tick:
-        result = exact(opened.chain, dataset, tick)
-    order = (-result.each()).argsort(kind="stable")
-    items = [
-        {"name": result.names[i], "nats": float(result.nats[i]), "bits_per_dim": float(result.each()[i])}
-        for i in order
-    ]
-    total = {
-        "data": dataset.source, "items": len(dataset), "symbols": int(result.symbols.sum()),
-        "bits_per_dim": result.bits_per_dim, "nats_per_item": result.nats_per_item, "exact": True,
-        "skipped": [list(s) for s in dataset.skipped],
-    }  # fmt: skip
-    console.scores(total, items if json_ or top == 0 else items[:top], json_)
+    output.score_data(opened, dataset, data, page, top, json_)
 
 
 @app.command()

@@ -149,6 +149,7 @@ def scores(total: dict[str, Any], items: list[dict[str, Any]], json_: bool) -> N
         f"(exact; {total['symbols']:,} symbols, {total['nats_per_item']:,.2f} nats an item)",
         soft_wrap=True,
     )
+    out().print(f"[dim]context rule[/dim]  {plain(total['context_rule'])}", soft_wrap=True)
     if items:
         grid = Table(box=None, header_style="bold", pad_edge=False)
         for name in ("most surprising", "bits/dim", "nats"):
@@ -156,6 +157,8 @@ def scores(total: dict[str, Any], items: list[dict[str, Any]], json_: bool) -> N
         for item in items:
             grid.add_row(plain(item["name"]), f"{item['bits_per_dim']:.4f}", f"{item['nats']:,.2f}")
         out().print(grid)
+    if "page" in total:
+        say(f"[bold]{plain(total['page'])}[/bold]")
 
 
 def probes(rows: Sequence[Probed], learn: Dataset, test: Dataset, divided: bool, json_: bool) -> None:

@@ -20,6 +20,8 @@ from torch import Tensor, nn
 
 from chainrule.errors import ChainruleError
 
+CARRIED = "carried state: all symbols before it"  # the context rule of a chain that sums up what it has seen
+
 
 class Chain(nn.Module, ABC):
     """p(x) = ∏ p(xᵢ | x₍<ᵢ₎) over events of integer symbols (abstract; concrete chains are final).
@@ -77,6 +79,14 @@ class Chain(nn.Module, ABC):
     def order(self, event: tuple[int, ...]) -> np.ndarray:
         """The rank of every position of a flattened event, (N,). Equal ranks are independent given lower ones."""
         return np.arange(math.prod(event))
+
+    def context_rule(self) -> str:
+        """On what a symbol of an event is conditioned when the event is scored, in words for a report.
+
+        Figures of texts differ with it, so every score states it. Here an event is given to `logits` whole; a chain
+        that carries a state through an event, or sees blocks or a window of it only, says so in its place.
+        """
+        return "whole event: the symbols before it"
 
     def log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Exact log p(x) in nats, (B,) float64."""

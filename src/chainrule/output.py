@@ -1,7 +1,8 @@
-"""What the command line makes of samples, completions and codes: sheets, arrays, texts."""
+"""What the command line makes of scores, samples and completions: tables and pages, sheets, arrays, texts."""
 
 from __future__ import annotations
 
+import codecs
 import io
 import math
 import sys
@@ -12,17 +13,42 @@ import numpy as np
 import torch
 
 from chainrule import console
-from chainrule.data import load
+from chainrule.data import Dataset, load
 from chainrule.data.reading import printable
 from chainrule.errors import ChainruleError
 from chainrule.model import Chain
 from chainrule.models import Run
 from chainrule.plots import image_grid
 from chainrule.store import write_atomic
-from chainrule.verbs.walk import complete, event_of, sample
+from chainrule.verbs.score import score
+from chainrule.verbs.walk import complete, event_of, sample, stream
 
 AT_ONCE = 64
 LARGEST = 1 << 26  # symbols of an event that is drawn
+
+
+def score_data(run: Run, data: Dataset, named: str, page: Path | None, top: int, json_: bool) -> None:
+    """`chainrule score`: the whole and every item; the page shows what the same pass over the data gave."""
+    from chainrule.report.scored import Watch, surprise_page
+
+    watch = None if page is None else Watch(data)
+    with console.progress("scoring", len(data), json_) as tick:
+        result = score(run.chain, data, tick, watch)
+    each = result.each()
+    items = [
+        {"name": result.names[i], "nats": float(result.nats[i]), "bits_per_dim": float(each[i])}
+        for i in (-each).argsort(kind="stable")
+    ]
+    total = {
+        "data": data.source, "items": len(data), "symbols": int(result.symbols.sum()),
+        "bits_per_dim": result.bits_per_dim, "nats_per_item": result.nats_per_item, "exact": True,
+        "context_rule": run.chain.context_rule(), "skipped": [list(s) for s in data.skipped],
+    }  # fmt: skip
+    if page is not None and watch is not None:
+        command = ["chainrule", "score", str(run.path), named, "--page", str(page)]
+        write_atomic(page, surprise_page(run, data, result, watch, command).encode())
+        total["page"] = str(page)
+    console.scores(total, items if json_ or top == 0 else items[:top], json_)
 
 
 def sample_events(run: Run, n, out, size, class_, temperature, top_p, seed, force, json_) -> None:
@@ -57,9 +83,9 @@ def sample_text(run: Run, n, out, prompt, length, class_, temperature, top_p, se
     start = np.frombuffer(bytes_of(prompt), np.uint8)
     x = np.zeros(len(start) + length, np.int64)
     x[: len(start)] = start
-    context = classes_for(run, n, class_)
-    texts = continuations(run, x, len(start), n, context, temperature, top_p, seed, json_)
-    write_texts(texts, out, json_)
+    write_continuations(
+        run, x, len(start), n, out, classes_for(run, n, class_), temperature, top_p, seed, json_
+    )
 
 
 def bytes_of(prompt: str) -> bytes:
@@ -68,6 +94,35 @@ def bytes_of(prompt: str) -> bytes:
         return prompt.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError as error:
         raise ChainruleError(f"the prompt holds {prompt[error.start]!r}, which is no character") from error
+
+
+def write_continuations(
+    run: Run, x, given: int, n: int, out, context, temperature, top_p, seed, json_
+) -> None:
+    """Texts that begin with the first `given` symbols of x (T,): one on the screen as it comes, else at the end."""
+    if n == 1 and out is None and not json_:
+        return show_as_it_comes(run, x, given, context, temperature, top_p, seed)
+    return write_texts(continuations(run, x, given, n, context, temperature, top_p, seed, json_), out, json_)
+
+
+def show_as_it_comes(run: Run, x, given: int, context, temperature, top_p, seed) -> None:
+    """A text on the screen while it is written, in whole characters: what `write_texts` would show of it at the end.
+
+    Ctrl-C ends it with what is there.
+    """
+    known, done = np.arange(len(x)) < given, 0
+    decode = codecs.getincrementaldecoder("utf-8")("replace").decode
+    parts = stream(run.chain, x, known, context, temperature=temperature, top_p=top_p, seed=seed)
+    with console.progress("writing", len(x), sys.stdout.isatty()) as tick:  # no bar where the text is
+        try:
+            for symbols in parts:
+                print(legible(decode(bytes(symbols.astype(np.uint8)))), end="", flush=True)
+                done += len(symbols)
+                tick(done)
+        except KeyboardInterrupt as stop:
+            print(flush=True)
+            raise KeyboardInterrupt(f"after {done:,} of {len(x):,} bytes") from stop
+    print(legible(decode(b"", final=True)))
 
 
 def continuations(run: Run, x, given: int, n: int, context, temperature, top_p, seed, json_) -> np.ndarray:
@@ -91,8 +146,7 @@ def complete_file(
         out = free(out, (".txt", ".npy"), force) if out else None
         x = x[keep_top(keep or "top:1", x.shape)]
         given, x = len(x), np.concatenate([x, np.zeros(length, np.int64)])
-        texts = continuations(run, x, given, n, context, temperature, top_p, seed, json_)
-        return write_texts(texts, out, json_)
+        return write_continuations(run, x, given, n, out, context, temperature, top_p, seed, json_)
     x = as_channels(x, run)
     out = free(out or Path("completions.png"), (".png", ".npy"), force)
     known = read_mask(mask, x.shape) if mask else keep_top(keep or "top:0.5", x.shape)

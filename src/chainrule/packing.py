@@ -42,6 +42,7 @@ def summary(report: verb.Report) -> dict[str, str]:
         "coder": f"{ratio:.2%} above the {report.ideal_bits:,.0f} bits of −log₂ p (exact)"
         if report.coded_bits
         else "",
+        "context rule": report.context_rule if report.coded_bits else "",
         "xz": f"{report.xz_bytes:,} bytes, {8 * report.xz_bytes / max(1, report.symbols):.4f} bits/dim",
         "break even": break_even(report),
         "blocks": ", ".join(

@@ -191,10 +191,12 @@ def raster(figure) -> Image.Image:
     return Image.open(buffer).convert("RGB")
 
 
-def curve(series: Mapping[str, tuple[Sequence[float], Sequence[float]]], xlabel: str, ylabel: str) -> str:
+def curve(
+    series: Mapping[str, tuple[Sequence[float], Sequence[float]]], xlabel: str, ylabel: str, top: float = 0.98
+) -> str:
     """Named lines (x, y) as an SVG picture. A series of fewer than 30 points has its points marked.
 
-    The vertical axis leaves out the highest 2 % of values: a steep beginning must not flatten the rest.
+    The vertical axis ends at the quantile `top` of the values: a steep beginning must not flatten the rest.
     """
     figure, axes = blank(xlabel, ylabel)
     for (name, (x, y)), colour in zip(series.items(), PALETTE, strict=False):
@@ -204,7 +206,7 @@ def curve(series: Mapping[str, tuple[Sequence[float], Sequence[float]]], xlabel:
     values = np.concatenate([np.asarray(y, float) for _, y in series.values()] or [np.zeros(0)])
     values = values[np.isfinite(values)]
     if len(values) > 1 and values.max() > values.min():
-        low, high = values.min(), np.quantile(values, 0.98)
+        low, high = values.min(), np.quantile(values, top)
         room = 0.06 * (high - low) or 1.0
         axes.set_ylim(low - room, high + room)
     if len(series) > 1:
@@ -464,11 +466,11 @@ def blank(xlabel: str, ylabel: str):
     return figure, axes
 
 
-def thinned(values: np.ndarray) -> np.ndarray:
-    """At most MOST_POINTS values: the means of equal runs of neighbours."""
-    if len(values) <= MOST_POINTS:
+def thinned(values: np.ndarray, most: int = MOST_POINTS) -> np.ndarray:
+    """At most so many values: the means of equal runs of neighbours."""
+    if len(values) <= most:
         return values
-    edges = np.linspace(0, len(values), MOST_POINTS + 1).astype(int)
+    edges = np.linspace(0, len(values), most + 1).astype(int)
     return np.add.reduceat(values, edges[:-1]) / np.diff(edges)
 
 

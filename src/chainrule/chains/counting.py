@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from chainrule.engine.mixing import SIZE, Mixer, memories, plan_of
-from chainrule.model import Chain
+from chainrule.model import CARRIED, Chain
 
 CHUNK = 4096  # positions between two looks at Ctrl-C, and of logits held at a time
 
@@ -89,6 +89,10 @@ class ContextMixing(Chain):
             for i in range(0, len(symbols), CHUNK):
                 row[i : i + CHUNK] = -torch.from_numpy(mixer.learn(i, min(i + CHUNK, len(symbols))))
         return out
+
+    def context_rule(self) -> str:
+        """The counts go on learning to the end of the event; they begin with what `fit` left."""
+        return CARRIED
 
     def learn(self, x: Tensor, begin: Tensor, rate: float) -> Tensor:
         """Take the symbols x (1, N) from `begin` on into the memory for good; gives what they cost, in nats each.

@@ -101,6 +101,10 @@ class Mixture(Chain):
         for logits, _ in self._blended(x, context, size):
             yield logits
 
+    def context_rule(self) -> str:
+        """Those of the parts; the weights go on learning to the end of the event."""
+        return "; ".join(dict.fromkeys(part.context_rule() for part in self.parts))
+
     def start(self, batch: int, event: tuple[int, ...], context: Tensor | None = None):
         """The states of the parts, the weights, and what the last step said."""
         own = [part.start(batch, event, context if part.classes else None) for part in self.parts]

@@ -8,6 +8,7 @@ read is skipped, and listed in `Dataset.skipped`; given by itself it is an error
 
 from __future__ import annotations
 
+import lzma
 import os
 import stat
 from collections.abc import Callable, Mapping, Sequence
@@ -25,6 +26,8 @@ from chainrule.errors import ChainruleError
 ARRAYS = frozenset({".npy", ".npz"})
 MAX_FOLDER = 2**32  # bytes of all decoded images, or all texts, of a folder: they are kept in memory
 MAPPED = 2**24  # a text of this many bytes or more is memory-mapped
+UNPACKING = 2**28  # bytes of memory that xz may take: what its strongest preset needs, and room
+HEADERS = 2**16  # bytes by which an xz file may be larger than what it holds
 
 Skipped = list[tuple[str, str]]  # name, reason
 Found = list[tuple[str, np.ndarray, str]]  # name, event, what the file holds beyond it
@@ -130,6 +133,31 @@ def read_text(path: Path, name: str) -> tuple[np.ndarray, str]:
         raise ChainruleError(f"{name} is empty")
     with reading(name):
         return np.memmap(path, np.uint8, "r") if size >= MAPPED else np.fromfile(path, np.uint8), ""
+
+
+def read_xz(path: Path, name: str, size: int) -> np.ndarray:
+    """The text (size,) of bytes in an xz file, which must hold exactly as many.
+
+    No more than one byte beyond `size` is ever unpacked, however much a hostile file promises.
+    """
+    held = file_size(path, name)
+    if held > size + HEADERS:
+        raise ChainruleError(
+            f"{name} has {held:,} bytes, more than the {size:,} it should unpack to: it is another file"
+        )
+    with reading(name):
+        unpacker = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=UNPACKING)
+        text = unpacker.decompress(path.read_bytes(), size + 1)
+    if len(text) != size:
+        found = f"more than {size:,}" if len(text) > size else f"{len(text):,}"
+        raise ChainruleError(
+            f"{name} unpacks to {found} bytes, not to {size:,}: it is damaged, or another file"
+        )
+    if not unpacker.eof or unpacker.unused_data:
+        raise ChainruleError(
+            f"{name} does not end where its {size:,} bytes do: it is damaged, or another file"
+        )
+    return np.frombuffer(text, np.uint8).copy()
 
 
 def read_document(path: Path, name: str) -> tuple[np.ndarray, str]:

@@ -14,8 +14,8 @@ import numpy as np
 from chainrule.data.arrays import from_array, read_members, read_npz
 from chainrule.data.batches import draw
 from chainrule.data.dataset import Dataset, Numbers, gather
-from chainrule.data.files import load_path, read_text
-from chainrule.data.homes import BSDS, CALTECH, CIFAR10, MNIST, OLIVETTI, SHAKESPEARE, Home
+from chainrule.data.files import load_path, read_text, read_xz
+from chainrule.data.homes import BSDS, CALTECH, CIFAR10, MNIST, OLIVETTI, SHAKESPEARE, STACKS, Home
 from chainrule.data.images import read_image_from
 from chainrule.data.reading import reading
 from chainrule.errors import ChainruleError
@@ -23,6 +23,7 @@ from chainrule.errors import ChainruleError
 SPLITS = ("train", "test", "all")
 BINARISED_TEST_SEED = 28  # the test images of binarized-mnist are binarised by the random numbers of (28, 0)
 DIGITS = tuple("0123456789")
+STACKS_BYTES, STACKS_TEST = 27_680_851, 1_000_000  # of the text, and of its end, which is for testing
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
@@ -130,6 +131,14 @@ def shakespeare(split: str) -> Dataset:
     return Dataset(stretch[None], 256, "text", Numbers(1))
 
 
+def stacks(split: str) -> Dataset:
+    """One text, the LaTeX sources of the Stacks Project: all but the last 1,000,000 bytes are for training."""
+    path = STACKS.find()
+    text = read_xz(path, path.name, STACKS_BYTES)
+    stretch = {"train": text[:-STACKS_TEST], "test": text[-STACKS_TEST:], "all": text}[split]
+    return Dataset(stretch[None], 256, "text", Numbers(1))
+
+
 @dataclass(frozen=True)
 class Named:
     """One row of the table: what there is to know about a set before it is loaded."""
@@ -227,6 +236,17 @@ NAMED = {
         "public domain",
         "first 90 % to train, the rest to test",
         SHAKESPEARE,
+    ),
+    "stacks": Named(
+        stacks,
+        "text",
+        (STACKS_BYTES,),
+        256,
+        1,
+        1,
+        "GNU FDL 1.2",
+        "LaTeX of the Stacks Project (algebraic geometry), the last 1,000,000 bytes to test",
+        STACKS,
     ),
 }
 

@@ -25,6 +25,7 @@ ARITHMETIC = "strict1"
 GROUP = 32  # lanes that are computed side by side: what they need stays in the processor's cache
 MIXED = 50_000  # multiply-adds that take as long as a mixer at a symbol
 CHUNK = 3e8  # multiply-adds between two looks at the clock and at Ctrl-C: some hundredths of a second
+GLIMPSE = 3e7  # the same where somebody watches
 ANSWER = "20b5999a0608b7bc5e5d46b5c4c752d9f3971e499e9aa7631cd66347cb2e1473"
 
 Tick = Callable[[int], object]
@@ -147,13 +148,29 @@ class Strict:
 
         `uniforms` (lanes, N) in (0, 1] are what they are drawn with.
         """
+        for begin, end in self._filling(symbols, known, uniforms, temperature, top_p, CHUNK):
+            if tick is not None:
+                tick(self.lanes * (end - begin))
+        return self.context.symbols[: self.lanes]
+
+    def stream(
+        self,
+        symbols: np.ndarray,
+        known: np.ndarray,
+        uniforms: np.ndarray,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+    ) -> Iterator[np.ndarray]:
+        """As `fill`, bit for bit; yields the symbols (lanes, n) as they come, some hundredths of a second at a time."""
+        for begin, end in self._filling(symbols, known, uniforms, temperature, top_p, GLIMPSE):
+            yield self.context.symbols[: self.lanes, begin:end].copy()
+
+    def _filling(self, symbols, known, uniforms, temperature, top_p, work) -> Iterator[tuple[int, int]]:
+        """Fill in a stretch at a time; yields where it begins and ends."""
         self._known(symbols[:, known])
         self.context.symbols[: self.lanes] = symbols
-        settings = np.array([temperature, top_p])
-        self._walk_all(
-            kernels.FILL_IN, self.everybody, tick, known=known, uniforms=uniforms, settings=settings
-        )
-        return self.context.symbols[: self.lanes]
+        needs = {"known": known, "uniforms": uniforms, "settings": np.array([temperature, top_p])}
+        yield from self._stretches(kernels.FILL_IN, self.everybody, work, **needs)
 
     def encode(
         self, symbols: np.ndarray, active: np.ndarray, tick: Tick | None = None
@@ -176,11 +193,18 @@ class Strict:
 
     def _walk_all(self, way: int, active: np.ndarray, tick: Tick | None, **needs: Any) -> None:
         """To the end, in stretches; `tick` is told the symbols of each."""
-        for begin, end in self._chunks():
-            self._walk(way, active, begin, end, **needs)
-            self.t = end
+        for begin, end in self._stretches(way, active, CHUNK, **needs):
             if tick is not None:
                 tick(int(active[begin:end].sum()))
+
+    def _stretches(
+        self, way: int, active: np.ndarray, work: float, **needs: Any
+    ) -> Iterator[tuple[int, int]]:
+        """To the end, so many multiply-adds at a time; yields where each stretch that was walked begins and ends."""
+        for begin, end in self._chunks(work):
+            self._walk(way, active, begin, end, **needs)
+            self.t = end
+            yield begin, end
 
     def _walk(self, way: int, active: np.ndarray, begin: int, end: int, **needs: Any) -> None:
         choice = NOBODY._replace(way=way, **needs)
@@ -191,11 +215,11 @@ class Strict:
         if not good:
             raise ChainruleError(DAMAGED if way == kernels.DECODE else NAN)
 
-    def _chunks(self) -> Iterator[tuple[int, int]]:
-        """Stretches of steps that take some hundredths of a second."""
-        work = sum(self.program.multiply_adds().values()) / self.program.channels + 1000
-        work += MIXED * len(self.tables.mixers)
-        each = max(1, int(CHUNK / (work * max(1, self.lanes))))
+    def _chunks(self, work: float) -> Iterator[tuple[int, int]]:
+        """Stretches of steps that take about so many multiply-adds."""
+        step = sum(self.program.multiply_adds().values()) / self.program.channels + 1000
+        step += MIXED * len(self.tables.mixers)
+        each = max(1, int(work / (step * max(1, self.lanes))))
         for begin in range(self.t, self.length, each):
             yield begin, min(begin + each, self.length)
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from chainrule.layers.recurrence import LSTM
-from chainrule.model import Chain, pick
+from chainrule.model import CARRIED, Chain, pick
 
 CHUNK = 2048  # symbols scored at a time: what a long text needs would not fit into memory at once
 CELL = LSTM()
@@ -60,6 +60,10 @@ class Recurrent(Chain):
     def _weights(self) -> Any:
         """What `_run` makes of the parameters and does not change from stretch to stretch, if anything."""
         return None
+
+    def context_rule(self) -> str:
+        """The state goes on from chunk to chunk, to the end of the event."""
+        return CARRIED
 
     @abstractmethod
     def rest(self, batch: int) -> Tensor:

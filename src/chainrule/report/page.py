@@ -69,10 +69,40 @@ td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: 
 pre, code { font-family: ui-monospace, "Cascadia Mono", Menlo, Consolas, monospace; font-size: .88rem; }
 pre { background: var(--code); border-radius: 8px; padding: .8rem 1rem; margin: .5rem 0; overflow-x: auto;
   line-height: 1.5; white-space: pre-wrap; overflow-wrap: anywhere; }
+pre.surprise { line-height: 1.65; }
+pre.surprise i, .scale i { font-style: normal; border-radius: 2px; }
+pre.surprise .n::before { content: "↵"; opacity: .55; }
+.scale { display: flex; flex-wrap: wrap; align-items: center; gap: .3rem; margin: .6rem 0 .4rem;
+  font-size: .84rem; color: var(--soft); font-variant-numeric: tabular-nums; }
+.scale i { min-width: 2.1rem; padding: .1rem .4rem; text-align: center; color: var(--ink);
+  border: 1px solid var(--line); }
+.scale .ramp { width: min(14rem, 50vw); height: 1.1rem; padding: 0; }
+.passages { display: grid; gap: 0 1.2rem; grid-template-columns: repeat(auto-fill, minmax(min(100%, 25rem), 1fr)); }
+.passages div { min-width: 0; }
+.maps { display: grid; gap: 1rem 1.4rem; grid-template-columns: repeat(auto-fill, minmax(min(100%, 19rem), 1fr)); }
+.maps.large { grid-template-columns: 1fr; }
+.maps figure { margin: 0; }
+.maps figure > div { display: flex; gap: .5rem; }
+.maps img { min-width: 0; flex: 0 1 auto; height: auto; align-self: flex-start; }
+.maps .map { outline: 1px solid var(--line); }
+.maps b { color: var(--ink); font-variant-numeric: tabular-nums; }
 h3 { font-size: .95rem; font-weight: 600; margin: 1rem 0 .4rem; }
 footer { color: var(--soft); font-size: .88rem; padding-bottom: 3rem; }
 @media print { section, .numbers div { break-inside: avoid; } body { background: none; } }
 """
+
+
+DEPTHS = 8  # of the ground under a symbol that surprised
+RED, GREEN, BLUE = (int(plots.ORANGE[i : i + 2], 16) for i in (1, 3, 5))
+
+
+def tint(percent: float) -> str:
+    """The colour of surprise, so opaque: it stands on a light and on a dark ground."""
+    return f"rgb({RED} {GREEN} {BLUE}/{percent:g}%)"
+
+
+STYLE += "".join(f".s{d} {{ background: {tint(9 * d)}; }}\n" for d in range(1, DEPTHS + 1))
+STYLE += f".ramp {{ background: linear-gradient(to right, transparent, {tint(100)}); }}\n"
 
 
 def page(
@@ -150,12 +180,12 @@ def row(*parts: str) -> str:
     return f'<div class="row">{"".join(parts)}</div>'
 
 
-def picture(image: Image.Image, alt: str) -> str:
+def picture(image: Image.Image, alt: str, kind: str = "pixels") -> str:
     """An image of pixels, as a PNG inside the page."""
     data = base64.b64encode(plots.png(image)).decode()
     width, height = image.size
     return (
-        f'<img class="pixels" width="{width}" height="{height}" alt="{text(alt)}" '
+        f'<img class="{kind}" width="{width}" height="{height}" alt="{text(alt)}" '
         f'src="data:image/png;base64,{data}">'
     )
 

@@ -68,6 +68,7 @@ class Report:
         files: items of which the source file was kept whole.
         ideal_bits: −log₂ p of everything that the model coded, exact in the arithmetic that coded it.
         coded_bits: what that took in its blocks.
+        context_rule: on what each symbol was conditioned; of texts that are cut into lanes not what a score is.
         xz_bytes: xz (preset 6) of all raw symbols in one stream: the alternative without a model.
         break_even: items from which on the archive with its model is smaller than xz, or None.
         seconds: of the whole work.
@@ -85,6 +86,7 @@ class Report:
     files: int
     ideal_bits: float
     coded_bits: int
+    context_rule: str
     xz_bytes: int
     break_even: int | None
     seconds: float
@@ -145,7 +147,8 @@ def compress(
         if verify:
             file.flush()
             check_written(file.name, coder, threads, progress)
-    return account(source, items, tally, total, writer.fixed, time.monotonic() - started)
+    rule = context_rule(chain, items, header)
+    return account(source, items, tally, total, writer.fixed, rule, time.monotonic() - started)
 
 
 def check_data(chain: Chain, data: Dataset) -> None:
@@ -402,8 +405,15 @@ def check_written(path: str, coder: Coder, threads: int, progress: Progress | No
             pass
 
 
+def context_rule(chain: Chain, items: list[Item], header: Header) -> str:
+    """On what a symbol is conditioned: what came before it in its lane."""
+    cut = any(lanes_of(item, header) > 1 for item in items)
+    whole = chain.context_rule()
+    return f"lanes of at least {header.lane:,} symbols, each from the beginning ({whole})" if cut else whole
+
+
 def account(
-    source: Source, items: list[Item], tally: Tally, total: int, fixed: int, seconds: float
+    source: Source, items: list[Item], tally: Tally, total: int, fixed: int, rule: str, seconds: float
 ) -> Report:
     """The sums for the report."""
     packer, raw_bytes, xz_bytes = lzma.LZMACompressor(preset=6), 0, 0
@@ -428,6 +438,7 @@ def account(
         files=sum(item.form == FILE for item in items),
         ideal_bits=tally.ideal,
         coded_bits=8 * tally.bytes[MODEL],
+        context_rule=rule,
         xz_bytes=xz_bytes,
         break_even=math.ceil((header.model_bytes + fixed) / gain) if gain > 0 else None,
         seconds=seconds,

@@ -16,6 +16,8 @@ from chainrule.model import Chain
 LOGITS_AT_ONCE = 1 << 24  # numbers held at a time while scoring
 ITEMS_AT_ONCE = 64
 
+Hear = Callable[[int, np.ndarray], object]
+
 
 @dataclass(frozen=True)
 class Scores:
@@ -47,11 +49,15 @@ class Scores:
         return self.nats / math.log(2) / np.maximum(self.symbols, 1)
 
 
-def score(chain: Chain, data: Dataset, tick: Callable[[int], object] | None = None) -> Scores:
+def score(
+    chain: Chain, data: Dataset, tick: Callable[[int], object] | None = None, hear: Hear | None = None
+) -> Scores:
     """Score every item of `data` once, exactly, the last short batch included.
 
     Args:
         tick: called with the number of items done.
+        hear: called with the index of each item and what its symbols cost: −log p in nats (*event), float64, which
+            add up to the item's score. Items come in batches of one shape, not in their order.
 
     Raises:
         ChainruleError: the data have more levels than the model, other shapes, or lack the classes it needs.
@@ -68,7 +74,14 @@ def score(chain: Chain, data: Dataset, tick: Callable[[int], object] | None = No
     for index in same_shape(data, chain.symbols):
         x = torch.from_numpy(np.stack([np.asarray(data.x[i]) for i in index]).astype(np.int64))
         with torch.inference_mode():
-            nats[index] = -chain.log_prob(x, context_of(chain, data, index)).numpy()
+            context = context_of(chain, data, index)
+            if hear is None:
+                nats[index] = -chain.log_prob(x, context).numpy()
+            else:
+                each = chain.log_probs(x, context)
+                nats[index] = -each.flatten(1).sum(1).numpy()
+                for i, item in zip(index.tolist(), -each.numpy(), strict=True):
+                    hear(i, item)
         done += len(index)
         if tick is not None:
             tick(done)

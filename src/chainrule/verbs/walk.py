@@ -148,6 +148,51 @@ def complete(
     the chain's order this is the exact conditional distribution; for other masks it is causal filling, not
     the posterior given what is known later.
     """
+    return fill(chain, copies_of(chain, x, known, n), known, context, temperature, top_p, seed, 0, tick)
+
+
+def stream(
+    chain: Chain,
+    x: np.ndarray,
+    known: np.ndarray,
+    context: Tensor | None = None,
+    *,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    seed: int = 0,
+) -> Iterator[np.ndarray]:
+    """One completion as it is drawn: yields its next symbols (n,), in the order in which the chain predicts them.
+
+    Together they are `complete(chain, x, known, 1, ...)[0]`, symbol for symbol. Arguments as there. What is not asked
+    for is not drawn, so a caller may stop whenever it likes.
+
+    Example:
+        >>> from chainrule.chains.char_lstm import CharLSTM
+        >>> chain = CharLSTM(symbols=5, **CharLSTM.SIZES["tiny"])
+        >>> x, known = np.array([1, 2, 3, 0, 0, 0]), np.arange(6) < 3
+        >>> text = np.concatenate(list(stream(chain, x, known)))
+        >>> bool((text == complete(chain, x, known, 1)[0]).all())
+        True
+    """
+    copies = copies_of(chain, x, known, 1)
+    check_filter(temperature, top_p)
+    check_classes(chain, 1, context)
+    chain.eval()
+    flat, given = copies.reshape(1, -1), known.reshape(-1)
+    uniforms = uniform_stream(seed, 0, known.size)[None]
+    program = program_of(chain) if single(chain) else None
+    if program is None or not flat.size:
+        choose = chooser(flat, given, uniforms, temperature, top_p)
+        for _, symbol in walk(chain, choose, x.shape, 1, context):
+            yield symbol.numpy()
+        return
+    run = Strict(program, x.shape, 1, None if context is None else context.numpy())
+    for symbols in run.stream(flat, given, uniforms, temperature, top_p):
+        yield symbols[0].astype(np.int64)
+
+
+def copies_of(chain: Chain, x: np.ndarray, known: np.ndarray, n: int) -> np.ndarray:
+    """(n, *event) of an event whose symbols, where they are known, the chain knows too."""
     if known.shape != x.shape:
         raise ChainruleError(f"the mask has shape {known.shape}, the event {x.shape}: they must be equal")
     event_of(chain, x.shape)
@@ -155,8 +200,7 @@ def complete(
     if given.size and not 0 <= int(given.min()) <= int(given.max()) < chain.symbols:
         found = f"{int(given.min())} to {int(given.max())}"
         raise ChainruleError(f"the event has symbols {found}, the model knows 0 to {chain.symbols - 1}")
-    copies = np.repeat(x[None].astype(np.int64), n, axis=0)
-    return fill(chain, copies, known, context, temperature, top_p, seed, 0, tick)
+    return np.repeat(x[None].astype(np.int64), n, axis=0)
 
 
 def fill(chain, x, known, context, temperature, top_p, seed, first, tick) -> np.ndarray:
@@ -195,16 +239,23 @@ def fill(chain, x, known, context, temperature, top_p, seed, first, tick) -> np.
 def fill_step_by_step(chain, x, flat, given, uniforms, context, temperature, top_p, tick) -> np.ndarray:
     """As `fill`, for a chain without a program."""
 
-    def choose(i: int, logits: Tensor) -> Tensor:
-        if given[i]:
-            return torch.from_numpy(flat[:, i])
-        return draw(logits, torch.from_numpy(uniforms[:, i]), temperature, top_p)
-
+    choose = chooser(flat, given, uniforms, temperature, top_p)
     for done, (i, symbols) in enumerate(walk(chain, choose, x.shape[1:], len(x), context)):
         flat[:, i] = symbols.numpy()
         if tick is not None:
             tick(done + 1)
     return flat.reshape(x.shape)
+
+
+def chooser(flat, given, uniforms, temperature, top_p) -> Choose:
+    """Chooses what stands in `flat` (B, N) where it is `given` (N,), and draws the rest."""
+
+    def choose(i: int, logits: Tensor) -> Tensor:
+        if given[i]:
+            return torch.from_numpy(flat[:, i])
+        return draw(logits, torch.from_numpy(uniforms[:, i]), temperature, top_p)
+
+    return choose
 
 
 def check_filter(temperature: float, top_p: float) -> None:
