@@ -79,3 +79,4 @@ SHAKESPEARE = Home(
 )
 BSDS = Home("bsds")
 CALTECH = Home("caltech101_gray96.npz")
+SST2 = Home("sst2")
