@@ -216,9 +216,10 @@ def histogram(
     series: Mapping[str, Sequence[float] | np.ndarray],
     xlabel: str,
     ylabel: str = "items",
+    mark: float | None = None,
     form: Form = svg,
 ) -> Any:
-    """Named lists of numbers as overlaid histograms with common bins, an SVG picture."""
+    """Named lists of numbers as overlaid histograms with common bins, an SVG picture; a line at `mark`."""
     figure, axes = blank(xlabel, ylabel)
     values = {name: np.asarray(v, float)[np.isfinite(v)] for name, v in series.items()}
     together = np.concatenate([*values.values(), np.zeros(0)])
@@ -226,6 +227,8 @@ def histogram(
     bins = np.histogram_bin_edges(together, bins=int(np.clip(math.sqrt(len(together)) * 1.5, 8, 40)))
     for (name, v), colour in zip(values.items(), PALETTE, strict=False):
         axes.hist(v, bins=bins, color=colour, alpha=0.8, label=plain(name), rwidth=0.92)
+    if mark is not None:
+        axes.axvline(mark, color=INK, lw=1, alpha=0.6, ls="--")
     if len(series) > 1:
         axes.legend(frameon=False, labelcolor=INK)
     return form(figure)
@@ -445,6 +448,87 @@ def segments(fits: Any, side: int) -> np.ndarray:
     half *= np.minimum(fits.width_along, side / 4)[:, None] / 2
     centre = np.stack([fits.x, fits.y], 1)
     return np.stack([centre - half, centre + half], 1)
+
+
+def valued_texts(
+    titles: Sequence[str],
+    texts: Sequence[np.ndarray],
+    values: Sequence[np.ndarray],
+    ends: tuple[str, str],
+    columns: int = 72,
+    form: Form = svg,
+) -> Any:
+    """Texts of bytes (T,) whose characters lie on the colours of their values (T,), an SVG picture.
+
+    A character of several bytes has the value of its last. The ground is orange below 0 and blue above, the deeper the
+    farther from it; the deepest belongs to the 98th percentile of all distances.
+
+    Args:
+        ends: what it means to lie far below 0, and far above.
+        columns: characters a line; lines are broken between words.
+    """
+    from matplotlib.figure import Figure
+
+    most = float(np.percentile(np.abs(np.concatenate([np.zeros(1), *values])), 98)) or 1.0
+    placed, row = [], 0.0
+    for title, text, own in zip(titles, texts, values, strict=True):
+        placed.append((title, row, []))
+        signs = characters(np.asarray(text, np.uint8).tobytes(), np.ones(len(text)))
+        last = np.cumsum([size for _, size in signs]).astype(int) - 1
+        places = laid_out([sign for sign, _ in signs], columns)
+        placed[-1][2].extend((sign, y, x, own[i]) for (sign, _), (y, x), i in zip(signs, places, last, strict=True))
+        row += 2.6 + max([y for y, _ in places], default=0)
+    size, wide, high = 10.0, 0.602, 1.5  # points of the type; a character and a line in units of them
+    figure = Figure(figsize=(columns * wide * size / 72, (row + 0.6) * high * size / 72))
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set(xlim=(0, columns), ylim=(row + 0.6, 0))
+    axes.set_axis_off()
+    for title, top, signs in placed:
+        axes.text(0, top + 0.55, plain(title), color=INK, size=9, alpha=0.7, va="center")
+        for sign, y, x, value in signs:
+            under(axes, x, top + 1 + y, value / most)
+            axes.text(x + 0.5, top + 1.52 + y, plain(sign), family="monospace", size=size, color=INK, **MIDDLE)
+    key(axes, row - 0.2, ends)
+    return form(figure)
+
+
+MIDDLE: dict[str, Any] = {"ha": "center", "va": "center"}
+KEY = 9  # squares of a scale of colours
+
+
+def under(axes, x: float, y: float, share: float) -> None:
+    """The ground of a character at (x, y), from −1 to 1."""
+    from matplotlib.patches import Rectangle
+
+    depth = 0.8 * min(abs(share), 1.0)
+    axes.add_patch(Rectangle((x, y), 1, 1, color=BLUE if share > 0 else ORANGE, alpha=depth, lw=0))
+
+
+def key(axes, y: float, ends: tuple[str, str]) -> None:
+    """What the grounds of `valued_texts` mean."""
+    start = len(ends[0]) + 1
+    axes.text(0, y + 0.5, plain(ends[0]), color=INK, size=9, alpha=0.7, va="center")
+    for i, share in enumerate(np.linspace(-1, 1, KEY)):
+        under(axes, start + i, y, float(share))
+    axes.text(start + KEY + 0.7, y + 0.5, plain(ends[1]), color=INK, size=9, alpha=0.7, va="center")
+
+
+def laid_out(signs: Sequence[str], columns: int) -> list[tuple[int, int]]:
+    """(line, column) of each character, lines broken between words, or within one that is longer than a line.
+
+    >>> laid_out("so long", 5)
+    [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2), (1, 3)]
+    """
+    places: list[tuple[int, int]] = []
+    row = column = 0
+    for i, sign in enumerate(signs):
+        begins = sign != " " and (i == 0 or signs[i - 1] == " ")
+        length = next((n for n, other in enumerate(signs[i:]) if other == " "), len(signs) - i) if begins else 1
+        if column and (column >= columns or (column + length > columns and length <= columns)):
+            row, column = row + 1, 0
+        places.append((row, column))
+        column += 1
+    return places
 
 
 def blank(xlabel: str, ylabel: str):
