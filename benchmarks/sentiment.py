@@ -34,11 +34,10 @@ from chainrule.data import Dataset
 from chainrule.layers.sequence import Cells
 from chainrule.lecture.sentiment_neuron import (
     BATCH,
-    DROPOUT,
     L1,
     L2,
     MODEL,
-    RATE,
+    SIZES,
     WINDOW,
     Reviews,
     best_unit,
@@ -56,6 +55,7 @@ from chainrule.verbs.probe import drawn
 
 REUTERS = "reuters21578.jsonl.gz"
 SHARES = (1 / 8, 1 / 4, 1 / 2, 1.0)
+OWN = SIZES["laptop"]["sets"]["sst2"]  # rate and dropout
 
 
 def main() -> None:
@@ -82,7 +82,11 @@ def measured(options: argparse.Namespace) -> Iterator[Row]:
         yield {"learned_from": name, **told, "test_bits_per_byte": bits, **worth(cells, reviews)}
     counted = words(reviews)
     found = chosen(regression, L2, counted, reviews)
-    yield {"learned_from": "words and pairs, counted", "cells_%": 100 * found.accuracy, "weights": found.weights}
+    yield {
+        "learned_from": "words and pairs, counted",
+        "cells_%": 100 * found.accuracy,
+        "weights": found.weights,
+    }
     kinds = {
         "cells": (sparse_regression, L1, cells),
         "words and pairs": (regression, L2, counted),
@@ -117,10 +121,14 @@ def reuters() -> Dataset | None:
 
 def read(parts: list[tuple[Dataset, float]], width: int, seed: int) -> tuple[Any, Row]:
     """A chain that has read each of the texts for so many seconds, one after another; what there is to say of it."""
-    chain: Any = store.build(MODEL, {"symbols": 256, "width": width, "dropout": DROPOUT}, TABLE, seed)
-    told: Row = {"bytes": sum(texts.symbols_total for texts, _ in parts), "processor_s": 0.0, "times_read": 0.0}
+    chain: Any = store.build(MODEL, {"symbols": 256, "width": width, "dropout": OWN["dropout"]}, TABLE, seed)
+    told: Row = {
+        "bytes": sum(texts.symbols_total for texts, _ in parts),
+        "processor_s": 0.0,
+        "times_read": 0.0,
+    }
     for texts, seconds in parts:
-        plan = Plan(minutes=seconds / 60, lr=RATE, seed=seed, compile=False, bfloat16=True)
+        plan = Plan(minutes=seconds / 60, lr=OWN["rate"], seed=seed, compile=False, bfloat16=True)
         training = training_of(chain, texts, plan)
         for _ in training:
             pass
@@ -146,7 +154,9 @@ def worth(cells: list[np.ndarray], reviews: Reviews) -> Row:
 def together(counted: list[Any], cells: list[np.ndarray]) -> list[Any]:
     """Words beside cells: of each unit's deviation so little that all cells of a sentence have a length near 1."""
     mean, scale = cells[0].mean(0), cells[0].std(0) * cells[0].shape[1] ** 0.5
-    return [sparse.csr_array(sparse.hstack([w, (c - mean) / scale])) for w, c in zip(counted, cells, strict=True)]
+    return [
+        sparse.csr_array(sparse.hstack([w, (c - mean) / scale])) for w, c in zip(counted, cells, strict=True)
+    ]
 
 
 def with_labels(make, grid, features, reviews: Reviews, labels: int, options: argparse.Namespace) -> Row:

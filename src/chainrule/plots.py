@@ -470,13 +470,17 @@ def valued_texts(
     from matplotlib.figure import Figure
 
     most = float(np.percentile(np.abs(np.concatenate([np.zeros(1), *values])), 98)) or 1.0
-    placed, row = [], 0.0
+    placed: list[tuple[str, float, list[Any]]] = []
+    row = 0.0
     for title, text, own in zip(titles, texts, values, strict=True):
         placed.append((title, row, []))
-        signs = characters(np.asarray(text, np.uint8).tobytes(), np.ones(len(text)))
-        last = np.cumsum([size for _, size in signs]).astype(int) - 1
-        places = laid_out([sign for sign, _ in signs], columns)
-        placed[-1][2].extend((sign, y, x, own[i]) for (sign, _), (y, x), i in zip(signs, places, last, strict=True))
+        found = characters(np.asarray(text, np.uint8).tobytes(), np.ones(len(text)))
+        signs = [" " if sign in "\n\t" else sign for sign, _ in found]
+        last = np.cumsum([size for _, size in found]).astype(int) - 1
+        places = laid_out(signs, columns)
+        placed[-1][2].extend(
+            (sign, *place, own[i]) for sign, place, i in zip(signs, places, last, strict=True)
+        )
         row += 2.6 + max([y for y, _ in places], default=0)
     size, wide, high = 10.0, 0.602, 1.5  # points of the type; a character and a line in units of them
     figure = Figure(figsize=(columns * wide * size / 72, (row + 0.6) * high * size / 72))
@@ -487,7 +491,9 @@ def valued_texts(
         axes.text(0, top + 0.55, plain(title), color=INK, size=9, alpha=0.7, va="center")
         for sign, y, x, value in signs:
             under(axes, x, top + 1 + y, value / most)
-            axes.text(x + 0.5, top + 1.52 + y, plain(sign), family="monospace", size=size, color=INK, **MIDDLE)
+            axes.text(
+                x + 0.5, top + 1.52 + y, plain(sign), family="monospace", size=size, color=INK, **MIDDLE
+            )
     key(axes, row - 0.2, ends)
     return form(figure)
 
@@ -516,15 +522,19 @@ def key(axes, y: float, ends: tuple[str, str]) -> None:
 def laid_out(signs: Sequence[str], columns: int) -> list[tuple[int, int]]:
     """(line, column) of each character, lines broken between words, or within one that is longer than a line.
 
+    A space begins no line: it may stand beyond the end of one.
+
     >>> laid_out("so long", 5)
     [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2), (1, 3)]
     """
     places: list[tuple[int, int]] = []
     row = column = 0
     for i, sign in enumerate(signs):
-        begins = sign != " " and (i == 0 or signs[i - 1] == " ")
-        length = next((n for n, other in enumerate(signs[i:]) if other == " "), len(signs) - i) if begins else 1
-        if column and (column >= columns or (column + length > columns and length <= columns)):
+        begins = sign != " " and i > 0 and signs[i - 1] == " "
+        length = (
+            next((n for n, other in enumerate(signs[i:]) if other == " "), len(signs) - i) if begins else 1
+        )
+        if sign != " " and column and column + min(length, columns) > columns:
             row, column = row + 1, 0
         places.append((row, column))
         column += 1

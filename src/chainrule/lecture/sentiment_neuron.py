@@ -5,9 +5,10 @@ classes. Its cells after the last byte of a review (not its hidden units) are th
 divides the training reviews best, at the threshold that does it best, and the same unit along reviews that nothing was
 learned from, character by character.
 
-Theirs learned 82 million reviews, and 91.8 % of the sentences of sst2 were told right by its cells. `made-up` reviews
-are so few words that a small chain finds out within seconds what they have in common. `sst2` has 0.7 MB of real ones:
-enough to learn to spell, not what reviews mean, and a count of their words is worth much more than the cells.
+Theirs learned 82 million reviews, and by its cells 91.8 % of the sentences of sst2 were told right. `made-up` reviews
+have so few words that a small chain finds out within seconds what those of a review have in common: it has to know, to
+predict the next of them. `sst2` has 0.7 MB of real ones: enough to learn to spell, not what reviews mean, and a count
+of their words is worth much more than the cells.
 
 `unit_accuracy`, `cells_accuracy` and `words_accuracy` are shares of all test reviews: by the one unit, by a logistic
 regression with an L1 penalty on all cells, and by one with an L2 penalty on words and pairs of words (TF-IDF). Both
@@ -37,14 +38,18 @@ from chainrule.verbs.score import score
 
 MODEL = "mlstm"
 SIZES: dict[str, dict[str, Any]] = {
-    "tiny": {"sets": {"made-up": {"width": 32, "steps": 250}}},
-    "laptop": {"sets": {"made-up": {"width": 64, "steps": 600}, "sst2": {"width": 256, "steps": 4000}}},
-    "paper": {"sets": {"sst2": {"width": 4096, "steps": 100_000}}},
+    "tiny": {"sets": {"made-up": {"width": 64, "steps": 300, "rate": 1e-2, "dropout": 0.0}}},
+    "laptop": {
+        "sets": {
+            "made-up": {"width": 96, "steps": 1500, "rate": 1e-2, "dropout": 0.0},
+            "sst2": {"width": 256, "steps": 3000, "rate": 4e-3, "dropout": 0.1},
+        }
+    },
+    "paper": {"sets": {"sst2": {"width": 4096, "steps": 100_000, "rate": 5e-4, "dropout": 0.0}}},
 }
-BATCH, WINDOW, RATE, DROPOUT = 32, 32, 4e-3, 0.1
+BATCH, WINDOW = 32, 32
 L1 = tuple(2.0 ** np.arange(-8, 1))  # C of the regression on cells, as in the released code of the paper
 L2 = tuple(2.0 ** np.arange(-2, 7))  # C of the one on words
-SHOWN = 2  # reviews of each class that are shown
 
 PRAISE = ("superb", "witty", "moving", "graceful", "a delight", "a joy", "rich", "brilliant")
 BLAME = ("dull", "clumsy", "tired", "hollow", "a bore", "a mess", "flat", "stupid")
@@ -63,21 +68,21 @@ class Unit(NamedTuple):
     """One unit of a code: an event is good where `sign` · (value − `threshold`) is above 0.
 
     Attributes:
-        index: which.
+        number: which, from 0 on.
         accuracy: on the events that it was chosen by.
     """
 
-    index: int
+    number: int
     threshold: float
     sign: int
     accuracy: float
 
     def of(self, codes: np.ndarray) -> np.ndarray:
         """How good the unit finds events with the codes (..., h): above 0 is good."""
-        return self.sign * (codes[..., self.index] - self.threshold)
+        return self.sign * (codes[..., self.number] - self.threshold)
 
 
-def draw(save: Save, seed: int, sets: dict[str, dict[str, int]]) -> dict:
+def draw(save: Save, seed: int, sets: dict[str, dict[str, Any]]) -> dict:
     """For each set a histogram of the best unit, and reviews in its colours."""
     rows = []
     for name, options in sets.items():
@@ -93,7 +98,7 @@ def draw(save: Save, seed: int, sets: dict[str, dict[str, int]]) -> dict:
             {
                 "data": name,
                 "bits_per_byte": score(chain, reviews.test).bits_per_dim,
-                "unit": unit.index,
+                "unit": unit.number,
                 "unit_accuracy": share((found > 0) == truth),
                 "cells_accuracy": chosen(sparse_regression, L1, cells, reviews).accuracy,
                 "words_accuracy": chosen(regression, L2, words(reviews), reviews).accuracy,
@@ -113,7 +118,7 @@ def reviews_of(name: str, seed: int) -> Reviews:
 
 
 def made_up(count: int, seed: int, part: int = 0) -> Dataset:
-    """Texts that praise three or four things, or blame them; every fourth time by denying the contrary."""
+    """Texts that praise three or four things, or blame them."""
     rng = np.random.default_rng((seed, part))
     y = rng.integers(2, size=count)
     texts = [np.frombuffer(made_up_review(bool(good), rng).encode(), np.uint8).copy() for good in y]
@@ -122,23 +127,22 @@ def made_up(count: int, seed: int, part: int = 0) -> Dataset:
 
 
 def made_up_review(good: bool, rng: np.random.Generator) -> str:
-    """Such as "The plot is dull and the cast is not witty and the score is flat."."""
-    parts = []
-    for thing in rng.permutation(THINGS)[: rng.integers(3, 5)]:
-        denied = rng.random() < 0.25
-        word = rng.choice(PRAISE if good != denied else BLAME)
-        parts.append(f"the {thing} is {'not ' * denied}{word}")
-    text = " and ".join(parts) + "."
-    return text[0].upper() + text[1:]
+    """Such as "the plot is dull and the cast is a bore and the score is flat"."""
+    things = rng.permutation(THINGS)[: rng.integers(3, 5)]
+    return " and ".join(f"the {thing} is {rng.choice(PRAISE if good else BLAME)}" for thing in things)
 
 
 # ---- what is learned -----------------------------------------------------------------------------------
 
 
-def learned(texts: Dataset, name: str, width: int, steps: int, seed: int) -> Recurrent:
+def learned(
+    texts: Dataset, name: str, width: int, steps: int, rate: float, dropout: float, seed: int
+) -> Recurrent:
     """A chain that has read the texts for so many steps, without their classes."""
-    chain: Any = store.build(MODEL, {"symbols": texts.levels, "width": width, "dropout": DROPOUT}, TABLE, seed)
-    training = training_of(chain, texts, Plan(steps=steps, lr=RATE, seed=seed))
+    chain: Any = store.build(
+        MODEL, {"symbols": texts.levels, "width": width, "dropout": dropout}, TABLE, seed
+    )
+    training = training_of(chain, texts, Plan(steps=steps, lr=rate, seed=seed))
     run(training, f"{MODEL} of {name}", steps)
     chain.load_state_dict(training.averaged())
     return chain.eval()
@@ -158,15 +162,17 @@ def best_unit(codes: np.ndarray, y: np.ndarray) -> Unit:
     """The unit of codes (n, h) that divides events of the classes y (n,) best, each at its own best threshold.
 
     >>> best_unit(np.array([[0.0, 4.0], [1.0, 1.0], [0.0, 2.0]]), np.array([0, 1, 1]))
-    Unit(index=1, threshold=3.0, sign=-1, accuracy=1.0)
+    Unit(number=1, threshold=3.0, sign=-1, accuracy=1.0)
     """
     order = codes.argsort(0, kind="stable")
     values, good = np.take_along_axis(codes, order, 0), y[order]
     right = np.cumsum(1 - good, 0) + good.sum(0) - np.cumsum(good, 0)  # (n, h): good is what lies above i
-    right = np.where(np.diff(values, axis=0, append=np.inf) > 0, right, len(y) / 2)  # equal ones are not divided
+    right = np.where(
+        np.diff(values, axis=0, append=np.inf) > 0, right, len(y) / 2
+    )  # equal ones are not divided
     accuracy = np.maximum(right, len(y) - right) / len(y)
     i, unit = np.unravel_index(int(accuracy.argmax()), accuracy.shape)
-    ends = values[i : i + 2, unit]
+    ends = np.append(values[:, unit], values[-1, unit] + 1)[i : i + 2]  # all may lie on one side
     sign = 1 if right[i, unit] >= len(y) / 2 else -1
     return Unit(int(unit), float(ends.mean()), sign, float(accuracy[i, unit]))
 
@@ -179,7 +185,9 @@ class Chosen(NamedTuple):
     weights: int  # that are not 0
 
 
-def chosen(make: Callable[[float], Any], grid: Sequence[float], features: Sequence[Any], reviews: Reviews) -> Chosen:
+def chosen(
+    make: Callable[[float], Any], grid: Sequence[float], features: Sequence[Any], reviews: Reviews
+) -> Chosen:
     """The regressions of a grid, from the strongest penalty on; of equals the first counts."""
     y, valid, truth = (np.asarray(part.context) for part in reviews)
     best, found = -1.0, Chosen(0.0, 0.0, 0)
@@ -224,7 +232,7 @@ def share(right: np.ndarray) -> float:
 def histogram(found: np.ndarray, truth: np.ndarray, unit: Unit):
     """How good the unit finds the test reviews of both classes."""
     parts = {"positive": found[truth == 1], "negative": found[truth == 0]}
-    label = f"cell {unit.index} after the last character, less its threshold"
+    label = f"cell {unit.number} after the last character, less its threshold"
     return plots.histogram(parts, label, "test reviews", mark=0.0, form=plots.raster)
 
 
@@ -235,7 +243,9 @@ def coloured(chain: Recurrent, unit: Unit, test: Dataset, found: np.ndarray):
         values = [unit.of(chain.cells_along(torch.from_numpy(test.x[i])).float().numpy()) for i in index]
     names = [test.classes[int(np.asarray(test.context)[i])] for i in index]
     titles = [f"{name} ({found[i]:+.2f})" for name, i in zip(names, index, strict=True)]
-    return plots.valued_texts(titles, [test.x[i] for i in index], values, ("negative", "positive"), form=plots.raster)
+    return plots.valued_texts(
+        titles, [test.x[i] for i in index], values, ("negative", "positive"), form=plots.raster
+    )
 
 
 def shown(found: np.ndarray, truth: np.ndarray) -> list[int]:
