@@ -394,7 +394,7 @@ def test_the_penalty_of_the_cells_leaves_weights_at_0():
 
 def test_a_character_of_several_bytes_has_the_value_of_its_last(monkeypatch):
     drawn = []
-    monkeypatch.setattr(plots, "under", lambda axes, x, y, share: drawn.append((x, share)))
+    monkeypatch.setattr(plots, "ground_at", lambda axes, x, y, share: drawn.append((x, share)))
     monkeypatch.setattr(plots, "key", lambda *a: None)
     text, values = np.frombuffer("aé$\n".encode(), np.uint8), np.array([1.0, 9.0, -1.0, 1.0, 1.0])
     plots.valued_texts(["t"], [text], [values], ("bad", "good"), form=lambda figure: figure)

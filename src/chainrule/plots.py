@@ -470,39 +470,42 @@ def valued_texts(
     from matplotlib.figure import Figure
 
     most = float(np.percentile(np.abs(np.concatenate([np.zeros(1), *values])), 98)) or 1.0
-    placed: list[tuple[str, float, list[Any]]] = []
-    row = 0.0
-    for title, text, own in zip(titles, texts, values, strict=True):
-        placed.append((title, row, []))
-        found = characters(np.asarray(text, np.uint8).tobytes(), np.ones(len(text)))
-        signs = [" " if sign in "\n\t" else sign for sign, _ in found]
-        last = np.cumsum([size for _, size in found]).astype(int) - 1
-        places = laid_out(signs, columns)
-        placed[-1][2].extend(
-            (sign, *place, own[i]) for sign, place, i in zip(signs, places, last, strict=True)
-        )
-        row += 2.6 + max([y for y, _ in places], default=0)
-    size, wide, high = 10.0, 0.602, 1.5  # points of the type; a character and a line in units of them
-    figure = Figure(figsize=(columns * wide * size / 72, (row + 0.6) * high * size / 72))
+    blocks = [signs_of(text, own, columns) for text, own in zip(texts, values, strict=True)]
+    lines = [1 + max([y for _, y, _, _ in block], default=0) for block in blocks]
+    tops = np.cumsum([0.0, *(TITLE + n + SPACE for n in lines)])
+    figure = Figure(figsize=(columns * WIDE * TYPE / 72, (tops[-1] + 1) * HIGH * TYPE / 72))
     axes = figure.add_axes((0, 0, 1, 1))
-    axes.set(xlim=(0, columns), ylim=(row + 0.6, 0))
+    axes.set(xlim=(0, columns), ylim=(tops[-1] + 1, 0))
     axes.set_axis_off()
-    for title, top, signs in placed:
-        axes.text(0, top + 0.55, plain(title), color=INK, size=9, alpha=0.7, va="center")
-        for sign, y, x, value in signs:
-            under(axes, x, top + 1 + y, value / most)
-            axes.text(
-                x + 0.5, top + 1.52 + y, plain(sign), family="monospace", size=size, color=INK, **MIDDLE
-            )
-    key(axes, row - 0.2, ends)
+    for title, block, top in zip(titles, blocks, tops, strict=False):
+        small(axes, 0, top + TITLE / 2, title)
+        for sign, y, x, value in block:
+            ground_at(axes, x, top + TITLE + y, value / most)
+            style: Any = {"family": "monospace", "size": TYPE, "color": INK, "ha": "center", "va": "center"}
+            axes.text(x + 0.5, top + TITLE + y + 0.52, plain(sign), **style)
+    key(axes, tops[-1], ends)
     return form(figure)
 
 
-MIDDLE: dict[str, Any] = {"ha": "center", "va": "center"}
-KEY = 9  # squares of a scale of colours
+TYPE, WIDE, HIGH = 10.0, 0.602, 1.5  # points of the type; a character and a line of it in units of them
+TITLE, SPACE, KEY = 1.1, 0.5, 9  # lines of a title and after a text; squares of the scale of colours
 
 
-def under(axes, x: float, y: float, share: float) -> None:
+def signs_of(text: np.ndarray, values: np.ndarray, columns: int) -> list[tuple[str, int, int, float]]:
+    """(character, line, column, value) of each character of a text of bytes."""
+    found = characters(np.asarray(text, np.uint8).tobytes(), np.ones(len(text)))
+    signs = [" " if sign in "\n\t" else sign for sign, _ in found]
+    last = np.cumsum([size for _, size in found]).astype(int) - 1
+    places = laid_out(signs, columns)
+    return [(sign, y, x, float(values[i])) for sign, (y, x), i in zip(signs, places, last, strict=True)]
+
+
+def small(axes, x: float, y: float, text: str) -> None:
+    """Words beside the texts."""
+    axes.text(x, y, plain(text), color=INK, size=0.9 * TYPE, alpha=0.7, va="center")
+
+
+def ground_at(axes, x: float, y: float, share: float) -> None:
     """The ground of a character at (x, y), from −1 to 1."""
     from matplotlib.patches import Rectangle
 
@@ -513,10 +516,10 @@ def under(axes, x: float, y: float, share: float) -> None:
 def key(axes, y: float, ends: tuple[str, str]) -> None:
     """What the grounds of `valued_texts` mean."""
     start = len(ends[0]) + 1
-    axes.text(0, y + 0.5, plain(ends[0]), color=INK, size=9, alpha=0.7, va="center")
+    small(axes, 0, y + 0.5, ends[0])
     for i, share in enumerate(np.linspace(-1, 1, KEY)):
-        under(axes, start + i, y, float(share))
-    axes.text(start + KEY + 0.7, y + 0.5, plain(ends[1]), color=INK, size=9, alpha=0.7, va="center")
+        ground_at(axes, start + i, y, float(share))
+    small(axes, start + KEY + 1, y + 0.5, ends[1])
 
 
 def laid_out(signs: Sequence[str], columns: int) -> list[tuple[int, int]]:
