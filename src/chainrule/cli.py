@@ -340,7 +340,7 @@ def encode(
     force: Force = False,
     json_: Json = False,
 ) -> None:
-    """Codes of DATA, a row each, in single precision."""
+    """Codes of DATA, a row each, in single precision; of a recurrent chain its cells after the last symbol."""
     use_threads(threads)
     from chainrule import encoding
 
@@ -391,7 +391,7 @@ def probe(
     threads: Threads = 0,
     json_: Json = False,
 ) -> None:
-    """What a few labels are worth on top of a code, and on the pixels themselves."""
+    """What a few labels are worth on top of a code, or the cells of a recurrent chain, and on the data themselves."""
     use_threads(threads)
     from chainrule.verbs.probe import probe as worth
 

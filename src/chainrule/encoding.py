@@ -17,10 +17,11 @@ from chainrule.data.arrays import read_members
 from chainrule.data.patches import from_grid, grid_patches
 from chainrule.data.reading import file_size, printable, reading
 from chainrule.errors import ChainruleError
-from chainrule.model import Code
+from chainrule.model import Chain, Code
 from chainrule.models import Run
 from chainrule.output import free, write_array, write_events
 from chainrule.store import one_line, write_atomic
+from chainrule.verbs.score import check_symbols
 
 ROWS = 1 << 13  # patches encoded together
 LARGEST = 1 << 32  # numbers of sparse codes that are written out as a dense array
@@ -32,14 +33,18 @@ Codes = Any  # (n, code) numbers: an array, or a scipy.sparse CSR array
 def encode(
     run: Run, data: Dataset, out: Path, side: int | None, stride: int | None, force: bool, json_: bool
 ):
-    """`chainrule encode`: codes of all items, or of all patches of all images, a row each."""
+    """`chainrule encode`: codes of all items, or patches of all images, a row each; of a chain its final cells."""
     code, out = run.code, free(out, (".npy", ".npz"), force)
+    if isinstance(run.model, Chain):
+        check_symbols(run.model, data)
     side = side or run.info.get("reading", {}).get("patches")
     if stride is not None and side is None:
         raise ChainruleError(f"--stride {stride} is for patches: say with --patches how large they are")
     with told_of(data.source):
         if side:
             codes = codes_of_patches(code, data, side, stride or side, json_)
+        elif code.RAGGED:
+            codes = code.transform(data.x)
         elif data.event is None:
             raise ChainruleError(
                 f"{data.source} has events of several shapes, a code needs one: crop or resize them, or take --patches"

@@ -194,6 +194,7 @@ class Code(TransformerMixin, BaseEstimator):
         SPARSE: whether `inverse_transform` takes scipy.sparse codes too: then `codes` gives CSR.
         SPATIAL: whether it matters which numbers of an event are neighbours. Then two-dimensional X (n, d) are
             images of 1 × d pixels to `fit`, not the images that they may once have been.
+        RAGGED: whether X may also be a sequence of events of several shapes.
     """
 
     SIZES: ClassVar[dict[str, dict[str, Any]]] = {}
@@ -201,6 +202,7 @@ class Code(TransformerMixin, BaseEstimator):
     TYPES: ClassVar[tuple] = (np.float64,)
     SPARSE: ClassVar[bool] = False
     SPATIAL: ClassVar[bool] = False
+    RAGGED: ClassVar[bool] = False
     event_: tuple[int, ...]
 
     @classmethod

@@ -13,6 +13,7 @@ from chainrule.chains import CHAINS
 from chainrule.codes import CODES
 from chainrule.data.reading import file_size, printable
 from chainrule.errors import ChainruleError
+from chainrule.layers.sequence import Cells, Recurrent
 from chainrule.model import Chain, Code
 
 TABLE = {**CHAINS, **CODES}
@@ -46,10 +47,13 @@ class Run:
 
     @property
     def code(self) -> Code:
-        """The model, when it is a code; one clear line when it is a chain."""
+        """The model, when it is a code, or the final cells of a recurrent chain; one clear line of any other chain."""
+        if isinstance(self.model, Recurrent):
+            return Cells(self.model)
         if not isinstance(self.model, Code):
             raise ChainruleError(
-                f"{self.path} holds {self.info['model']}, a chain: this verb needs a code, such as {', '.join(CODES)}"
+                f"{self.path} holds {self.info['model']}, a chain: this verb needs a code, such as {', '.join(CODES)}, "
+                "or a chain that has cells, such as mlstm"
             )
         return self.model
 

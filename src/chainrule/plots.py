@@ -218,9 +218,10 @@ def histogram(
     series: Mapping[str, Sequence[float] | np.ndarray],
     xlabel: str,
     ylabel: str = "items",
+    mark: float | None = None,
     form: Form = svg,
 ) -> Any:
-    """Named lists of numbers as overlaid histograms with common bins, an SVG picture."""
+    """Named lists of numbers as overlaid histograms with common bins, an SVG picture; a line at `mark`."""
     figure, axes = blank(xlabel, ylabel)
     values = {name: np.asarray(v, float)[np.isfinite(v)] for name, v in series.items()}
     together = np.concatenate([*values.values(), np.zeros(0)])
@@ -228,6 +229,8 @@ def histogram(
     bins = np.histogram_bin_edges(together, bins=int(np.clip(math.sqrt(len(together)) * 1.5, 8, 40)))
     for (name, v), colour in zip(values.items(), PALETTE, strict=False):
         axes.hist(v, bins=bins, color=colour, alpha=0.8, label=plain(name), rwidth=0.92)
+    if mark is not None:
+        axes.axvline(mark, color=INK, lw=1, alpha=0.6, ls="--")
     if len(series) > 1:
         axes.legend(frameon=False, labelcolor=INK)
     return form(figure)
@@ -447,6 +450,100 @@ def segments(fits: Any, side: int) -> np.ndarray:
     half *= np.minimum(fits.width_along, side / 4)[:, None] / 2
     centre = np.stack([fits.x, fits.y], 1)
     return np.stack([centre - half, centre + half], 1)
+
+
+def valued_texts(
+    titles: Sequence[str],
+    texts: Sequence[np.ndarray],
+    values: Sequence[np.ndarray],
+    ends: tuple[str, str],
+    columns: int = 72,
+    form: Form = svg,
+) -> Any:
+    """Texts of bytes (T,) whose characters lie on the colours of their values (T,), an SVG picture.
+
+    A character of several bytes has the value of its last. The ground is orange below 0 and blue above, the deeper the
+    farther from it; the deepest belongs to the 98th percentile of all distances.
+
+    Args:
+        ends: what it means to lie far below 0, and far above.
+        columns: characters a line; lines are broken between words.
+    """
+    from matplotlib.figure import Figure
+
+    most = float(np.percentile(np.abs(np.concatenate([np.zeros(1), *values])), 98)) or 1.0
+    blocks = [signs_of(text, own, columns) for text, own in zip(texts, values, strict=True)]
+    lines = [1 + max([y for _, y, _, _ in block], default=0) for block in blocks]
+    tops = np.cumsum([0.0, *(TITLE + n + SPACE for n in lines)])
+    figure = Figure(figsize=(columns * WIDE * TYPE / 72, (tops[-1] + 1) * HIGH * TYPE / 72))
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set(xlim=(0, columns), ylim=(tops[-1] + 1, 0))
+    axes.set_axis_off()
+    for title, block, top in zip(titles, blocks, tops, strict=False):
+        small(axes, 0, top + TITLE / 2, title)
+        for sign, y, x, value in block:
+            ground_at(axes, x, top + TITLE + y, value / most)
+            style: Any = {"family": "monospace", "size": TYPE, "color": INK, "ha": "center", "va": "center"}
+            axes.text(x + 0.5, top + TITLE + y + 0.52, plain(sign), **style)
+    key(axes, tops[-1], ends)
+    return form(figure)
+
+
+TYPE, WIDE, HIGH = 10.0, 0.602, 1.5  # points of the type; a character and a line of it in units of them
+TITLE, SPACE, KEY = 1.1, 0.5, 9  # lines of a title and after a text; squares of the scale of colours
+
+
+def signs_of(text: np.ndarray, values: np.ndarray, columns: int) -> list[tuple[str, int, int, float]]:
+    """(character, line, column, value) of each character of a text of bytes."""
+    found = characters(np.asarray(text, np.uint8).tobytes(), np.ones(len(text)))
+    signs = [" " if sign in "\n\t" else sign for sign, _ in found]
+    last = np.cumsum([size for _, size in found]).astype(int) - 1
+    places = laid_out(signs, columns)
+    return [(sign, y, x, float(values[i])) for sign, (y, x), i in zip(signs, places, last, strict=True)]
+
+
+def small(axes, x: float, y: float, text: str) -> None:
+    """Words beside the texts."""
+    axes.text(x, y, plain(text), color=INK, size=0.9 * TYPE, alpha=0.7, va="center")
+
+
+def ground_at(axes, x: float, y: float, share: float) -> None:
+    """The ground of a character at (x, y), from −1 to 1."""
+    from matplotlib.patches import Rectangle
+
+    depth = 0.8 * min(abs(share), 1.0)
+    axes.add_patch(Rectangle((x, y), 1, 1, color=BLUE if share > 0 else ORANGE, alpha=depth, lw=0))
+
+
+def key(axes, y: float, ends: tuple[str, str]) -> None:
+    """What the grounds of `valued_texts` mean."""
+    start = len(ends[0]) + 1
+    small(axes, 0, y + 0.5, ends[0])
+    for i, share in enumerate(np.linspace(-1, 1, KEY)):
+        ground_at(axes, start + i, y, float(share))
+    small(axes, start + KEY + 1, y + 0.5, ends[1])
+
+
+def laid_out(signs: Sequence[str], columns: int) -> list[tuple[int, int]]:
+    """(line, column) of each character, lines broken between words, or within one that is longer than a line.
+
+    A space begins no line: it may stand beyond the end of one.
+
+    >>> laid_out("so long", 5)
+    [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2), (1, 3)]
+    """
+    places: list[tuple[int, int]] = []
+    row = column = 0
+    for i, sign in enumerate(signs):
+        begins = sign != " " and i > 0 and signs[i - 1] == " "
+        length = (
+            next((n for n, other in enumerate(signs[i:]) if other == " "), len(signs) - i) if begins else 1
+        )
+        if sign != " " and column and column + min(length, columns) > columns:
+            row, column = row + 1, 0
+        places.append((row, column))
+        column += 1
+    return places
 
 
 def blank(xlabel: str, ylabel: str):

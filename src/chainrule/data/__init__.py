@@ -62,7 +62,7 @@ def load(
         source: a path, or a name from the table (see `describe`), or NAME:SPLIT. A path that exists wins
             over a name. A `Dataset` is handed back as it is.
         split: "train" (the default), "test" or "all", of a named set or of an .npz file with `x_train` and
-            `x_test`; other files have no splits, and all of them are read.
+            `x_test`; other files have no splits, and all of them are read. "validation" of a named set that has one.
         levels: the number of symbols, when it does not follow from the data: it is an error if one is
             larger. A named set knows its own.
         classes: for a folder: each sub-folder is a class. A sequence of names says which class has which
@@ -89,14 +89,15 @@ def found(source, split, levels, classes, channels) -> Dataset:
         return source
     if isinstance(source, np.ndarray):
         return from_array(source, levels)
-    if split not in (None, *SPLITS):
-        raise ChainruleError(f"there is no split '{split}': take {', '.join(SPLITS)}")
     text = os.fsdecode(source)
     name, _, given = text.partition(":")
-    if os.path.lexists(text):
-        return load_path(Path(text), split or "train", levels, classes, channels)
-    if name in NAMED:
+    is_path = os.path.lexists(text)
+    if name in NAMED and not is_path:
         return load_named(name, given or split or "train")
+    if split not in (None, *SPLITS):
+        raise ChainruleError(f"there is no split '{split}': take {', '.join(SPLITS)}")
+    if is_path:
+        return load_path(Path(text), split or "train", levels, classes, channels)
     close = difflib.get_close_matches(name, NAMED, 1)
     hint = f"did you mean {close[0]}?" if close else f"the sets are {', '.join(NAMED)}"
     raise ChainruleError(f"'{shown(text)}' is neither a file nor a folder nor a named set: {hint}")

@@ -80,3 +80,4 @@ SHAKESPEARE = Home(
 BSDS = Home("bsds")
 CALTECH = Home("caltech101_gray96.npz")
 STACKS = Home("stacks.tex.xz")
+SST2 = Home("sst2")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import tarfile
 from collections.abc import Callable
@@ -15,16 +16,18 @@ from chainrule.data.arrays import from_array, read_members, read_npz
 from chainrule.data.batches import draw
 from chainrule.data.dataset import Dataset, Numbers, gather
 from chainrule.data.files import load_path, read_text, read_xz
-from chainrule.data.homes import BSDS, CALTECH, CIFAR10, MNIST, OLIVETTI, SHAKESPEARE, STACKS, Home
+from chainrule.data.homes import BSDS, CALTECH, CIFAR10, MNIST, OLIVETTI, SHAKESPEARE, SST2, STACKS, Home
 from chainrule.data.images import read_image_from
-from chainrule.data.reading import reading
+from chainrule.data.reading import file_size, reading
 from chainrule.errors import ChainruleError
 
 SPLITS = ("train", "test", "all")
+VALIDATION = "validation"  # a split of those sets whose authors made one
 BINARISED_TEST_SEED = 28  # the test images of binarized-mnist are binarised by the random numbers of (28, 0)
 DIGITS = tuple("0123456789")
 STACKS_BYTES, STACKS_TEST = 27_680_851, 1_000_000  # of the text, and of its end, which is for testing
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+SST2_FILES = {"train": 6920, "dev": 872, "test": 1821}  # sentences of each
 
 
 def digits(split: str) -> Dataset:
@@ -139,6 +142,31 @@ def stacks(split: str) -> Dataset:
     return Dataset(stretch[None], 256, "text", Numbers(1))
 
 
+def sst2(split: str) -> Dataset:
+    """Sentences of film reviews, as their authors divided them; "all" are those of training, validation and test."""
+    files = {VALIDATION: ["dev"], "all": list(SST2_FILES)}.get(split, [split])
+    rows = [row for file in files for row in labelled_lines(SST2.find() / f"{file}.csv", SST2_FILES[file])]
+    texts = [np.frombuffer(text.encode(), np.uint8).copy() for _, text in rows]
+    y = np.array([label for label, _ in rows])
+    return Dataset(gather(texts), 256, "text", Numbers(len(texts)), y, ("negative", "positive"))
+
+
+def labelled_lines(path: Path, count: int) -> list[tuple[int, str]]:
+    """(0 or 1, text) of each of `count` rows of a table with the columns "label" and "sentence"."""
+    name = f"{path.parent.name}/{path.name}"
+    file_size(path, name)
+    with reading(name), path.open(encoding="utf-8", newline="") as file:
+        head, *rows = csv.reader(file)
+        found = [(int(label), text) for label, text in rows]
+    if (
+        head != ["label", "sentence"]
+        or len(rows) != count
+        or not all(y in (0, 1) and text for y, text in found)
+    ):
+        raise ChainruleError(f"{name} does not hold {count:,} sentences of two classes: it is another file")
+    return found
+
+
 @dataclass(frozen=True)
 class Named:
     """One row of the table: what there is to know about a set before it is loaded."""
@@ -152,6 +180,7 @@ class Named:
     licence: str
     about: str
     home: Home | None = None  # None: it comes with scikit-learn
+    validation: int = 0  # events of a split of that name, when there is one
 
 
 NAMED = {
@@ -248,13 +277,26 @@ NAMED = {
         "LaTeX of the Stacks Project (algebraic geometry), the last 1,000,000 bytes to test",
         STACKS,
     ),
+    "sst2": Named(
+        sst2,
+        "text",
+        None,
+        256,
+        6920,
+        1821,
+        "research only",
+        "sentences of film reviews, negative or positive; sst2:validation has 872 more",
+        SST2,
+        872,
+    ),
 }
 
 
 def load_named(name: str, split: str) -> Dataset:
     """The set `name` of the table."""
-    if split not in SPLITS:
-        raise ChainruleError(f"there is no split '{split}' of {name}: take {', '.join(SPLITS)}")
+    splits = (*SPLITS, VALIDATION) if NAMED[name].validation else SPLITS
+    if split not in splits:
+        raise ChainruleError(f"there is no split '{split}' of {name}: take {', '.join(splits)}")
     return replace(NAMED[name].read(split), source=name if split == "train" else f"{name}:{split}")
 
 

@@ -9,17 +9,20 @@ gradient by a weight is one product over all steps.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from chainrule.errors import ChainruleError
 from chainrule.layers.recurrence import LSTM
-from chainrule.model import CARRIED, Chain, pick
+from chainrule.model import CARRIED, Chain, Code, pick
 
 CHUNK = 2048  # symbols scored at a time: what a long text needs would not fit into memory at once
+TOGETHER = 128  # events whose states are computed side by side
 CELL = LSTM()
 
 
@@ -91,6 +94,134 @@ class Recurrent(Chain):
         begins = before < 0
         logits, state = self._run(before.masked_fill(begins, self.symbols), state, context, ~begins)
         return F.cross_entropy(logits.flatten(0, 1), x.flatten().long()), state
+
+    def cells(self, x: Sequence[Any] | Tensor, context: Tensor | None = None) -> Tensor:
+        """The cells (N, h) of the LSTM after the last symbol of each event: what it kept of the whole of it.
+
+        Not the hidden units, which are what of them the output gate lets through. Radford, Jozefowicz & Sutskever
+        (2017, section 3.1) take the cells of a multiplicative LSTM as features of a text.
+
+        Args:
+            x: N events of integers, of any lengths: each has the cells that it would have alone, since nothing is
+                filled up. An event without symbols has those after "nothing yet".
+            context: (N,) classes, for a chain that is conditioned on them.
+
+        Returns:
+            A row an event; of several layers h cells each, the first layer first.
+
+        Example:
+            >>> from chainrule.chains.mlstm import MultiplicativeLSTM
+            >>> chain = MultiplicativeLSTM(symbols=5, width=16, embed=8)
+            >>> chain.cells([torch.tensor([1, 2, 3]), torch.tensor([4])]).shape
+            torch.Size([2, 16])
+        """
+        inputs = [self._with_start(event) for event in x]
+        longest_first = sorted(range(len(inputs)), key=lambda i: -len(inputs[i]))
+        found: dict[int, Tensor] = {}
+        for start in range(0, len(inputs), TOGETHER):
+            index = longest_first[start : start + TOGETHER]
+            classes = None if context is None else context[index]
+            found |= zip(index, self._last_cells([inputs[i] for i in index], classes), strict=True)
+        return torch.stack([found[i] for i in range(len(inputs))]) if found else cells_in(self.rest(0))
+
+    def cells_along(self, x: Any, context: Tensor | None = None) -> Tensor:
+        """The cells (T, h) after each symbol of one event of T symbols; the last row is that of `cells`.
+
+        Args:
+            x: integers of any shape, T of them in C order.
+            context: () or (1,), its class.
+
+        Example:
+            >>> from chainrule.chains.mlstm import MultiplicativeLSTM
+            >>> chain, x = MultiplicativeLSTM(symbols=5, width=16, embed=8), torch.tensor([1, 2, 3])
+            >>> torch.allclose(chain.cells_along(x)[-1], chain.cells(x[None])[0], atol=1e-6)
+            True
+        """
+        context = None if context is None else context.reshape(1)
+        inputs = self._with_start(x)
+        state: Any = None
+        weights, along = self._weights(), []
+        for symbol in inputs:
+            _, state = self._run(symbol.reshape(1, 1), state, context, weights=weights)
+            along.append(cells_in(state)[0])
+        return torch.stack(along[1:]) if len(along) > 1 else cells_in(self.rest(0))
+
+    def _with_start(self, x: Any) -> Tensor:
+        """The symbols of an event in C order after "nothing yet": (1 + T,) int64."""
+        return F.pad(torch.as_tensor(x).reshape(-1).long(), (1, 0), value=self.symbols)
+
+    def _last_cells(self, inputs: list[Tensor], context: Tensor | None) -> list[Tensor]:
+        """The cells at the end of each of the inputs, the longest of which comes first.
+
+        All go on side by side to the end of the shortest, which then leaves; so no step is made in vain.
+        """
+        state: Any = None
+        weights = self._weights()
+        done, found = 0, list[Tensor]()
+        lengths = np.array([len(one) for one in inputs])
+        for end in np.unique(lengths):
+            going = int((lengths >= end).sum())  # the first so many
+            classes = None if context is None else context[:going]
+            state = None if state is None else state[..., :going, :]
+            step = max(1, CHUNK // going)
+            for begin in range(done, end, step):
+                here = torch.stack([one[begin : min(begin + step, end)] for one in inputs[:going]])
+                _, state = self._run(here, state, classes, weights=weights)
+            last = cells_in(state)[int((lengths > end).sum()) : going]
+            done, found = end, [*last, *found]
+        return found
+
+
+class Cells(Code):
+    """The final cells of a recurrent chain as features of events of any lengths: `chainrule encode` and `probe` use it.
+
+    The chain has learned already: there is nothing to fit, and no way back.
+
+    Args:
+        chain: a `Recurrent` that is conditioned on nothing. One that was told the class would be told the answer.
+
+    Raises:
+        ChainruleError: the chain is conditioned on classes, or an event has symbols that it does not know.
+
+    Example:
+        >>> from chainrule.chains.mlstm import MultiplicativeLSTM
+        >>> code = Cells(MultiplicativeLSTM(symbols=256, width=16, embed=8))
+        >>> code.transform([np.frombuffer(text, np.uint8) for text in (b"good", b"not so good")]).shape
+        (2, 16)
+    """
+
+    RAGGED = True
+
+    def __init__(self, chain: Recurrent):
+        if chain.classes:
+            raise ChainruleError(
+                f"the chain is conditioned on {chain.classes} classes, so its cells would know the class of an event: "
+                "fit it without --conditional"
+            )
+        self.chain = chain
+
+    def fit(self, X, y=None):
+        """Nothing is left to learn."""
+        return self
+
+    def transform(self, X) -> np.ndarray:
+        """Events of integers, of any shapes -> (n, h) cells, float32."""
+        chain = self.chain
+        largest = max((int(np.max(x)) for x in X if np.size(x)), default=0)
+        if largest >= chain.symbols:
+            raise ChainruleError(
+                f"an event has the symbol {largest}, the chain knows 0 to {chain.symbols - 1}: was it fitted on other "
+                "data?"
+            )
+        chain.eval()
+        with torch.inference_mode():
+            return chain.cells([torch.from_numpy(np.asarray(x).astype(np.int64)) for x in X]).float().numpy()
+
+
+def cells_in(state: Tensor) -> Tensor:
+    """The cells (B, h) of a state (2, B, h), or those of all layers (B, layers · h) of (layers, 2, B, h)."""
+    cells = state.select(-3, 0)
+    return cells if cells.ndim == 2 else cells.movedim(0, 1).flatten(1)
 
 
 def lstm(

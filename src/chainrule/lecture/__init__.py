@@ -38,6 +38,7 @@ FIGURES = {
     "class-samples": "chainrule.lecture.class_samples",
     "next-pixel": "chainrule.lecture.next_pixel",
     "bits-a-byte": "chainrule.lecture.bits_a_byte",
+    "sentiment-neuron": "chainrule.lecture.sentiment_neuron",
 }
 FACTS = "facts.json"
 

@@ -14,16 +14,20 @@ from functools import partial
 import numpy as np
 from scipy import sparse, stats
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
 
 from chainrule.data import Dataset, draw, rank_in_class
 from chainrule.errors import ChainruleError
+from chainrule.layers.sequence import Cells
 from chainrule.layers.sparse import blas
 from chainrule.layers.units import Gaussian
 from chainrule.model import Code
 from chainrule.store import one_line
+from chainrule.verbs.score import check_symbols
 
 LABELS = (10, 100, 1000)
+RAW = {"image": "pixels", "text": "words"}  # what events are themselves, by their kind; else "numbers"
 CONFIDENCE = 0.95
 STATISTICS = 10_000  # training events, evenly spaced, that means and deviations are taken of
 PENALTIES = (0.1, 1.0, 10.0, 100.0, 1000.0)  # C times the number of features: one grid for 2 and for 20,000
@@ -32,6 +36,7 @@ FOLDS = 3
 CLOSE, CLOSER = 1e-3, 1e-4  # largest gradient: to compare penalties, and of the classifier that is tested
 ROUNDS = 500
 NEIGHBOURS = (1, 3, 5, 10)
+WORDS = 2000  # words of texts that are counted, the most frequent ones
 BLOCK = 1 << 23  # numbers held at a time while test events are compared: 64 MB
 
 
@@ -40,7 +45,8 @@ class Probed:
     """The accuracy of one classifier on one kind of features, with one number of labels.
 
     Attributes:
-        features: "code", or "pixels" ("numbers", where events are no images) for the events themselves.
+        features: "code", or what stands for the events themselves: "pixels" of images, "words" of texts (how often
+            each of the most frequent ones occurs), else "numbers".
         width: numbers a feature vector.
         probe: "linear" or "neighbours".
         labels: labelled events.
@@ -113,17 +119,21 @@ def probe(
         {('linear', 'pixels'): True, ('linear', 'code'): True}
     """
     check_classes(learn, test)
+    for data in (learn, test) if isinstance(code, Cells) else ():
+        check_symbols(code.chain, data)
     classes, truth = np.asarray(learn.context), np.asarray(test.context)
     labels = numbers_of_labels(classes, labels, learn.classes)
     draws = drawn(classes, labels, seeds, seed)
     used = np.unique(np.concatenate([spaced(len(learn)), *(draw[-1] for draw in draws)]))
     draws = [[np.searchsorted(used, index) for index in draw] for draw in draws]
     spread = np.searchsorted(used, spaced(len(learn)))
-    x, x_test = draw_all(learn, used), draw_all(test, np.arange(len(test)))
-    raw = "pixels" if learn.kind == "image" else "numbers"
+    x, x_test = draw_all(learn, used, code.RAGGED), draw_all(test, np.arange(len(test)), code.RAGGED)
     rows: list[Probed] = []
-    for name, before in ((raw, 0), ("code", seeds)):
-        both = (coded(code, x, learn), coded(code, x_test, test)) if before else (as_rows(x), as_rows(x_test))
+    for name, before in ((RAW.get(learn.kind, "numbers"), 0), ("code", seeds)):
+        if before:
+            both = coded(code, x, learn), coded(code, x_test, test)
+        else:
+            both = words(x, x_test) if name == "words" else (as_rows(x), as_rows(x_test))
         check_features(*both)
         done = None if tick is None else partial(told_after, tick, before)
         rows += probed(name, both[0], classes[used], both[1], truth, draws, spread, done)
@@ -372,8 +382,10 @@ def share(right: np.ndarray) -> float:
 # ---- features ------------------------------------------------------------------------------------------------
 
 
-def draw_all(data: Dataset, index: np.ndarray) -> np.ndarray:
-    """The events at `index` as one array, binarised if they are to be."""
+def draw_all(data: Dataset, index: np.ndarray, ragged: bool = False) -> np.ndarray | list[np.ndarray]:
+    """The events at `index` as one array, binarised if they are to be; `ragged` ones of several shapes as a list."""
+    if data.event is None and ragged:
+        return [np.asarray(data.x[i]) for i in index]
     if data.event is None:
         raise ChainruleError(
             f"{data.source or 'the data set'} has events of several shapes, a code needs one: crop or resize them"
@@ -381,10 +393,10 @@ def draw_all(data: Dataset, index: np.ndarray) -> np.ndarray:
     return draw(data, index)
 
 
-def coded(code: Code, x: np.ndarray, data: Dataset) -> np.ndarray:
+def coded(code: Code, x: np.ndarray | list[np.ndarray], data: Dataset) -> np.ndarray:
     """The codes of events as rows (n, d)."""
     try:
-        return as_rows(code.transform(x.astype(np.float32)))
+        return as_rows(code.transform(x if isinstance(x, list) else x.astype(np.float32)))
     except ChainruleError:
         raise
     except (
@@ -396,6 +408,24 @@ def coded(code: Code, x: np.ndarray, data: Dataset) -> np.ndarray:
     ) as error:  # of a damaged code, too
         raise ChainruleError(
             f"{data.source or 'the data set'} does not fit the code: {one_line(error)}"
+        ) from error
+
+
+def words(train, test) -> tuple[np.ndarray, np.ndarray]:
+    """How often each of the WORDS most frequent words and signs of `train` occurs in texts of bytes: (n, d), (m, d).
+
+    >>> words([np.frombuffer(b"good, good", np.uint8)], [np.frombuffer(b"Good: bad", np.uint8)])[1].tolist()
+    [[0.0, 1.0]]
+    """
+    counter = CountVectorizer(max_features=WORDS, token_pattern=r"\w+|[^\w\s]", dtype=np.float32)
+    texts = [
+        [np.asarray(x, np.uint8).tobytes().decode(errors="replace") for x in part] for part in (train, test)
+    ]
+    try:
+        return counter.fit_transform(texts[0]).toarray(), counter.transform(texts[1]).toarray()
+    except ValueError as error:
+        raise ChainruleError(
+            f"{len(texts[0]):,} texts hold no words ({one_line(error)}): are they texts?"
         ) from error
 
 
