@@ -35,6 +35,7 @@ Q0, Q1, Q2 = F(7.0376836292e-2), F(-1.1514610310e-1), F(1.1676998740e-1)
 Q3, Q4, Q5 = F(-1.2420140846e-1), F(1.4249322787e-1), F(-1.6668057665e-1)
 Q6, Q7, Q8 = F(2.0000714765e-1), F(-2.4999993993e-1), F(3.3333331174e-1)
 WIDEST = F(7.0)  # the log scale of a logistic is taken within -7..7
+TOGETHER = 32  # rows that a stripe of weights is kept in the cache for
 GELU, CUBE, TINY = F(1.5957691216), F(0.044715), F(1e-5)
 LEAST, HEAVIEST = F(program.LEAST), F(program.HEAVIEST)
 
@@ -380,28 +381,37 @@ def attend(memory, q, keys, values, step, y, n, now, scores, pattern, length, su
 
 
 @inlined
-def dense(memory, places, count, k, ldx, rows, weights, w, n, y, ldy, moved):
-    """y (rows, n) += Σ_s x_s W_s, x_s (rows, k) at memory[places[s]]; n a multiple of 16."""
-    row = 0
-    while row + 4 <= rows:
-        for s in range(count):
-            moved[s] = places[s] + row * ldx
-        for column in range(0, n, 16):
-            tile_4x1(memory, moved, count, k, ldx, weights, w + column, n, y + row * ldy + column, ldy)
-        row += 4
-    while row < rows:
-        for s in range(count):
-            moved[s] = places[s] + row * ldx
-        column = 0
-        while column + 64 <= n:
-            tile_1x4(memory, moved, count, k, ldx, weights, w + column, n, y + row * ldy + column, ldy)
-            column += 64
-        if column + 32 <= n:
-            tile_1x2(memory, moved, count, k, ldx, weights, w + column, n, y + row * ldy + column, ldy)
-            column += 32
-        if column < n:
-            tile_1x1(memory, moved, count, k, ldx, weights, w + column, n, y + row * ldy + column, ldy)
-        row += 1
+def dense(memory, places, count, k, ldx, rows, weights, w, apart, n, y, ldy, moved):
+    """y (rows, n) += Σ_s x_s W_s, x_s (rows, k) at memory[places[s]]; n a multiple of 16.
+
+    W lies in stripes of 16 columns, `apart` from each other: each is read from the first number to the last, by some
+    rows after another while it is in the cache. The rows that four do not divide take four stripes at a time.
+    """
+    for begin in range(0, rows, TOGETHER):
+        end = min(begin + TOGETHER, rows)
+        fours = end - (end - begin) % 4
+        for column in range(0, n if fours > begin else 0, 16):
+            stripe = w + column // 16 * apart
+            for row in range(begin, fours, 4):
+                for s in range(count):
+                    moved[s] = places[s] + row * ldx
+                at_y = y + row * ldy + column
+                tile_4x1(memory, moved, count, k, ldx, weights, stripe, apart, at_y, ldy)
+        for column in range(0, n if end > fours else 0, 64):
+            stripe, left = w + column // 16 * apart, n - column
+            for row in range(fours, end):
+                for s in range(count):
+                    moved[s] = places[s] + row * ldx
+                at_y = y + row * ldy + column
+                if left >= 64:
+                    tile_1x4(memory, moved, count, k, ldx, weights, stripe, apart, at_y, ldy)
+                elif left >= 32:
+                    tile_1x2(memory, moved, count, k, ldx, weights, stripe, apart, at_y, ldy)
+                if left == 16 or left == 48:
+                    last = left // 32 * 2
+                    tile_1x1(
+                        memory, moved, count, k, ldx, weights, stripe + last * apart, apart, at_y + last * 16, ldy
+                    )
 
 
 # ------------------------------------------------------------------------------------------------- operations
@@ -439,7 +449,8 @@ def run(tables, context, memory, group, o, rows, lane, frame, row, column, scrat
         ldx, w = reads[first, at.LINE], ops[o, at.WEIGHT]
         if kind == DENSE_HERE:
             w += ops[o, at.A] * index(tables, frame, row, column)
-        dense(memory, scratch.spots, count, ops[o, at.K], ldx, rows, weights, w, n, y, ldy, scratch.moved)
+        k, apart = ops[o, at.K], ops[o, at.B]
+        dense(memory, scratch.spots, count, k, ldx, rows, weights, w, apart, n, y, ldy, scratch.moved)
         return
     x, ldx, z, ldz = 0, 0, 0, 0
     if count > 0:
@@ -812,6 +823,6 @@ def walk(tables, context, memory, scratch, active, begin, end, choice):
 
 @compiled
 def multiply(memory, scratch, rows, k, right, width):
-    """memory[rows · k :] += left @ right, with left (rows, k) before it; `right` and the result are padded."""
+    """memory[rows · k :] += left @ right, with left (rows, k) before it; `right` in stripes, the result is padded."""
     scratch.spots[0] = 0
-    dense(memory, scratch.spots, 1, k, k, rows, right, 0, width, rows * k, width, scratch.moved)
+    dense(memory, scratch.spots, 1, k, k, rows, right, 0, 16 * k, width, rows * k, width, scratch.moved)

@@ -126,6 +126,24 @@ def rounded(width: int) -> int:
     return -(-width // VECTOR) * VECTOR
 
 
+def padded(rows: np.ndarray) -> np.ndarray:
+    """Rows (m, n) float32, filled up with zeros to a multiple of 16 numbers."""
+    out = np.zeros((len(rows), rounded(rows.shape[1])), np.float32)
+    out[:, : rows.shape[1]] = rows
+    return out
+
+
+def striped(matrix: np.ndarray, rows: int) -> np.ndarray:
+    """Matrices (m · rows, n), one below the other, each as stripes of 16 columns: what a product reads in order.
+
+    >>> striped(np.arange(64).reshape(2, 32), 2)[:, 0]
+    array([ 0., 32., 16., 48.], dtype=float32)
+    """
+    wide = padded(matrix)
+    stripes = wide.reshape(-1, rows, wide.shape[1] // VECTOR, VECTOR)
+    return stripes.swapaxes(1, 2).reshape(-1, VECTOR)
+
+
 def place(program: Program, dims: tuple[int, int, int], lanes: int) -> tuple[list[Store], int]:
     """A place for every value, and how many numbers they take together."""
     reads: list[list[Read]] = [[] for _ in program.values]
@@ -191,12 +209,10 @@ class Lowering:
 
     def keep(self, array: np.ndarray) -> int:
         """Put weights (n,) or (rows, n) into memory, rows padded with zeros; gives where they begin."""
-        rows = np.atleast_2d(array)
-        padded = np.zeros((len(rows), rounded(rows.shape[1])), np.float32)
-        padded[:, : rows.shape[1]] = rows
-        self.weights.append(padded.ravel())
-        self.used += padded.size
-        return self.used - padded.size
+        rows = padded(np.atleast_2d(array))
+        self.weights.append(rows.ravel())
+        self.used += rows.size
+        return self.used - rows.size
 
     def emit(self, kind: str, out: Read, reads: Sequence[Read] = (), n: int = 0, **more: int) -> None:
         """A row of the table of operations."""
@@ -278,17 +294,20 @@ class Lowering:
             self.emit("fill", out, weight=self.keep(weights[1]))
         elif (start := inputs.pop(0)).value != op.output or not start.here:
             self.emit("copy", out, [start])
-        matrix, first = self.keep(weights[0]), 0
-        kind, step = "dense", 0
+        rows, first = sum(read.width for read in inputs), 0
+        kind, step, apart = "dense", 0, rows * VECTOR
         if op.kind == "dense here onto":
-            kind, step = "dense here", sum(read.width for read in inputs) * rounded(out.width)
+            kind, step = "dense here", rows * rounded(out.width)
+        matrix = self.keep(striped(weights[0], rows))
         while inputs:
             alike = 1
             while alike < len(inputs) and self.alike(inputs[0], inputs[alike]):
                 alike += 1
             width = inputs[0].width
-            line = rounded(out.width)
-            self.emit(kind, out, inputs[:alike], n=line, k=width, weight=matrix + first * line, a=step)
+            begin = matrix + first * VECTOR
+            self.emit(
+                kind, out, inputs[:alike], n=rounded(out.width), k=width, weight=begin, a=step, b=apart
+            )
             first += alike * width
             inputs = inputs[alike:]
 

@@ -23,11 +23,12 @@ def tile_of(rows: int, vectors: int) -> Callable:
     """A compiled function y[r, :] += Σ_s Σ_i x_s[r, i] w[s · k + i, :] for a tile of `rows` × 16 `vectors`.
 
     Its arguments: memory (float32), at (int64: where each x_s begins), count (of the x_s), k (numbers of
-    each), ldx (from row to row of x), weights (float32), w (where they begin), ldw, y (where it begins), ldy.
+    each), ldx (from row to row of x), weights (float32), w (where they begin), apart (from each stripe of 16
+    columns to the next), y (where it begins), ldy.
     """
 
     @intrinsic
-    def tile(typing, memory, at, count, k, ldx, weights, w, ldw, y, ldy):
+    def tile(typing, memory, at, count, k, ldx, weights, w, apart, y, ldy):
         index = types.intp
         arguments = (memory, at, index, index, index, weights, index, index, index, index)
 
@@ -49,7 +50,7 @@ class Tile:
     def __init__(self, builder: ir.IRBuilder, rows: int, vectors: int):
         self.b, self.rows, self.vectors = builder, rows, vectors
 
-    def write(self, memory, at, weights, count, k, ldx, w, ldw, y, ldy) -> None:
+    def write(self, memory, at, weights, count, k, ldx, w, apart, y, ldy) -> None:
         b = self.b
         outputs = [
             b.gep(memory, [b.add(y, b.add(b.mul(ldy, number(r)), number(LANES * v)))])
@@ -60,6 +61,7 @@ class Tile:
         names = ("segment", "number", "next", "done")
         segment, body, following, done = (b.append_basic_block(name) for name in names)
         entry, first = b.block, b.gep(weights, [w])
+        stripes = [b.mul(apart, number(v)) for v in range(self.vectors)]
         b.cbranch(b.icmp_signed(">", b.mul(count, k), number(0)), segment, done)
 
         b.position_at_end(segment)
@@ -70,13 +72,13 @@ class Tile:
 
         b.position_at_end(body)
         i, w_i, *acc = self.phis(number(0), w_s, sums, segment)
-        row = [self.load(b.gep(w_i, [number(LANES * v)])) for v in range(self.vectors)]
+        row = [self.load(b.gep(w_i, [stripe])) for stripe in stripes]
         new = []
         for r in range(self.rows):
             x_ri = self.spread(b.load(b.gep(rows[r], [i])))
             for v in range(self.vectors):
                 new.append(b.fadd(acc[r * self.vectors + v], b.fmul(x_ri, row[v])))
-        i_next, w_next = b.add(i, number(1)), b.gep(w_i, [ldw])
+        i_next, w_next = b.add(i, number(1)), b.gep(w_i, [number(LANES)])
         self.close([i, w_i, *acc], [i_next, w_next, *new], body)
         b.cbranch(b.icmp_signed("<", i_next, k), body, following)
 

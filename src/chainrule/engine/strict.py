@@ -15,7 +15,7 @@ import numpy as np
 from chainrule.coding import check_count, finished, new_decoder, new_encoder, words_of
 from chainrule.engine import kernels
 from chainrule.engine.builder import Builder
-from chainrule.engine.layout import LIMIT, layout, rounded
+from chainrule.engine.layout import LIMIT, layout, rounded, striped
 from chainrule.engine.mixing import SIZE, memories, plan_of
 from chainrule.engine.program import Program
 from chainrule.errors import ChainruleError
@@ -242,12 +242,10 @@ def product(left: np.ndarray, right: np.ndarray) -> np.ndarray:
 def _product(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     (rows, _), (inner, columns) = left.shape, right.shape
     width = rounded(columns)
-    padded = np.zeros((inner, width), np.float32)
-    padded[:, :columns] = right
     memory = aligned(rows * (inner + width))
     memory[: rows * inner] = np.asarray(left, np.float32).ravel()
     with ieee():
-        kernels.multiply(memory, kernels.scratch_for(1, 1), rows, inner, padded.ravel(), width)
+        kernels.multiply(memory, kernels.scratch_for(1, 1), rows, inner, striped(right, inner).ravel(), width)
     return np.ascontiguousarray(memory[rows * inner :].reshape(rows, width)[:, :columns])
 
 
