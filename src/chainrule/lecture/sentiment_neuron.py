@@ -6,9 +6,9 @@ divides the training reviews best, at the threshold that does it best, and the s
 learned from, character by character.
 
 Theirs learned 82 million reviews, and by its cells 91.8 % of the sentences of sst2 were told right. `made-up` reviews
-have so few words that a small chain finds out within seconds what those of a review have in common: it has to know, to
-predict the next of them. `sst2` has 0.7 MB of real ones: enough to learn to spell, not what reviews mean, and a count
-of their words is worth much more than the cells.
+have so few words that a small chain finds out within seconds what the verdicts of a review have in common: it has to
+know, to predict the next of them. `sst2` has 0.7 MB of real ones: enough to learn to spell, not what reviews mean, and
+a count of their words is worth much more than the cells.
 
 `unit_accuracy`, `cells_accuracy` and `words_accuracy` are shares of all test reviews: by the one unit, by a logistic
 regression with an L1 penalty on all cells, and by one with an L2 penalty on words and pairs of words (TF-IDF). Both
@@ -38,10 +38,10 @@ from chainrule.verbs.score import score
 
 MODEL = "mlstm"
 SIZES: dict[str, dict[str, Any]] = {
-    "tiny": {"sets": {"made-up": {"width": 64, "steps": 300, "rate": 1e-2, "dropout": 0.0}}},
+    "tiny": {"sets": {"made-up": {"width": 64, "steps": 400, "rate": 1e-2, "dropout": 0.0}}},
     "laptop": {
         "sets": {
-            "made-up": {"width": 96, "steps": 1500, "rate": 1e-2, "dropout": 0.0},
+            "made-up": {"width": 96, "steps": 1500, "rate": 5e-3, "dropout": 0.0},
             "sst2": {"width": 256, "steps": 3000, "rate": 4e-3, "dropout": 0.1},
         }
     },
@@ -54,6 +54,8 @@ L2 = tuple(2.0 ** np.arange(-2, 7))  # C of the one on words
 PRAISE = ("superb", "witty", "moving", "graceful", "a delight", "a joy", "rich", "brilliant")
 BLAME = ("dull", "clumsy", "tired", "hollow", "a bore", "a mess", "flat", "stupid")
 THINGS = ("plot", "cast", "score", "ending", "camera", "dialogue", "first hour", "lead")
+FACTS = ("it runs two hours", "we saw it on monday", "it is set in rome", "he made two others")
+FACT = 0.4  # the share of verdicts that are followed by one of these: a verdict has to be kept in mind
 
 
 class Reviews(NamedTuple):
@@ -118,7 +120,7 @@ def reviews_of(name: str, seed: int) -> Reviews:
 
 
 def made_up(count: int, seed: int, part: int = 0) -> Dataset:
-    """Texts that praise three or four things, or blame them."""
+    """Texts that praise three or four things, or blame them, and say other things in between."""
     rng = np.random.default_rng((seed, part))
     y = rng.integers(2, size=count)
     texts = [np.frombuffer(made_up_review(bool(good), rng).encode(), np.uint8).copy() for good in y]
@@ -127,9 +129,12 @@ def made_up(count: int, seed: int, part: int = 0) -> Dataset:
 
 
 def made_up_review(good: bool, rng: np.random.Generator) -> str:
-    """Such as "the plot is dull and the cast is a bore and the score is flat"."""
-    things = rng.permutation(THINGS)[: rng.integers(3, 5)]
-    return " and ".join(f"the {thing} is {rng.choice(PRAISE if good else BLAME)}" for thing in things)
+    """Such as "the plot is dull and it runs two hours and the cast is a bore and the score is flat"."""
+    parts = []
+    for thing in rng.permutation(THINGS)[: rng.integers(3, 5)]:
+        parts.append(f"the {thing} is {rng.choice(PRAISE if good else BLAME)}")
+        parts += [str(rng.choice(FACTS))] * (rng.random() < FACT)
+    return " and ".join(parts)
 
 
 # ---- what is learned -----------------------------------------------------------------------------------
