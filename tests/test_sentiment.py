@@ -428,12 +428,14 @@ def test_the_benchmark_gives_every_row(monkeypatch, tmp_path):
     module = importlib.import_module("sentiment")
     made = sentiment_neuron.Reviews(*(sentiment_neuron.made_up(n, 0, i) for i, n in enumerate((80, 20, 40))))
     monkeypatch.setattr(module, "reviews_of", lambda name, seed: made)
-    options = module.argparse.Namespace(seconds=0.4, width=8, labels=[8], draws=2, seed=0)
+    options = module.argparse.Namespace(
+        seconds=0.4, width=8, labels=[8], draws=2, seed=0, until="letter", readings=""
+    )
     rows = list(module.measured(options))
     read = [row for row in rows if "learned_from" in row]
     assert len(read) == 6  # without the newswire
     assert [row["bytes"] for row in read[:5]] == sorted(row["bytes"] for row in read[:5])
-    assert read[-1]["cells_%"] == 100  # words
+    assert read[-1]["regression_%"] == 100  # words
     few = [row for row in rows if "features" in row]
     assert [(row["features"], row["labels"]) for row in few] == [
         (name, n) for name in ("cells", "words and pairs", "both") for n in (8, 80)
