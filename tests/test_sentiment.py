@@ -330,7 +330,7 @@ def test_units_that_are_all_alike_divide_nothing():
 
 def test_one_cell_of_made_up_reviews_knows_good_from_bad(tmp_path):
     (row,) = lecture("sentiment-neuron", tmp_path, size="tiny")["rows"]
-    assert row["unit_accuracy"] > 0.75
+    assert row["unit_accuracy"] > 0.65
     assert row["cells_accuracy"] > 0.95
     assert row["words_accuracy"] == 1
     assert row["bits_per_byte"] < 0.7
@@ -355,8 +355,10 @@ def test_made_up_reviews_differ_between_parts_and_agree_in_themselves():
     parts = [sentiment_neuron.made_up(50, 0, part) for part in range(2)]
     assert {x.tobytes() for x in parts[0].x} != {x.tobytes() for x in parts[1].x}
     for x, y in zip(parts[0].x, parts[0].context, strict=True):
-        clauses = [clause.split(" is ")[1] for clause in x.tobytes().decode().split(" and ")]
-        assert set(clauses) <= set(sentiment_neuron.PRAISE if y else sentiment_neuron.BLAME)
+        clauses = set(x.tobytes().decode().split(" and ")) - set(sentiment_neuron.FACTS)
+        verdicts = {clause.split(" is ")[1] for clause in clauses}
+        assert len(clauses) in (3, 4)
+        assert verdicts <= set(sentiment_neuron.PRAISE if y else sentiment_neuron.BLAME)
 
 
 def test_reviews_that_are_shown():
@@ -426,12 +428,14 @@ def test_the_benchmark_gives_every_row(monkeypatch, tmp_path):
     module = importlib.import_module("sentiment")
     made = sentiment_neuron.Reviews(*(sentiment_neuron.made_up(n, 0, i) for i, n in enumerate((80, 20, 40))))
     monkeypatch.setattr(module, "reviews_of", lambda name, seed: made)
-    options = module.argparse.Namespace(seconds=0.4, width=8, labels=[8], draws=2, seed=0)
+    options = module.argparse.Namespace(
+        seconds=0.4, width=8, labels=[8], draws=2, seed=0, until="letter", readings=""
+    )
     rows = list(module.measured(options))
     read = [row for row in rows if "learned_from" in row]
     assert len(read) == 6  # without the newswire
     assert [row["bytes"] for row in read[:5]] == sorted(row["bytes"] for row in read[:5])
-    assert read[-1]["cells_%"] == 100  # words
+    assert read[-1]["regression_%"] == 100  # words
     few = [row for row in rows if "features" in row]
     assert [(row["features"], row["labels"]) for row in few] == [
         (name, n) for name in ("cells", "words and pairs", "both") for n in (8, 80)

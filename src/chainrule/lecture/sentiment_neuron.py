@@ -1,14 +1,15 @@
 """The sentiment neuron: one cell of a chain over bytes that tells bad reviews from good ones, and was never told.
 
 Radford, Jozefowicz & Sutskever 2017. A multiplicative LSTM learns to predict the next byte of reviews, without their
-classes. Its cells after the last byte of a review (not its hidden units) are then looked at: the unit that alone
+classes. Its cells after the last letter of a review (not its hidden units) are then looked at: the unit that alone
 divides the training reviews best, at the threshold that does it best, and the same unit along reviews that nothing was
-learned from, character by character.
+learned from, character by character. After a closing full stop nothing of a review is of any use to predict, and the
+chain forgets it: so what follows the last letter is left out where a review is read, though not where it is learned.
 
 Theirs learned 82 million reviews, and by its cells 91.8 % of the sentences of sst2 were told right. `made-up` reviews
-have so few words that a small chain finds out within seconds what those of a review have in common: it has to know, to
-predict the next of them. `sst2` has 0.7 MB of real ones: enough to learn to spell, not what reviews mean, and a count
-of their words is worth much more than the cells.
+have so few words that a small chain finds out within seconds what the verdicts of a review have in common: it has to
+know, to predict the next of them. `sst2` has 0.7 MB of real ones: enough to learn to spell, not what reviews mean, and
+a count of their words is worth much more than the cells.
 
 `unit_accuracy`, `cells_accuracy` and `words_accuracy` are shares of all test reviews: by the one unit, by a logistic
 regression with an L1 penalty on all cells, and by one with an L2 penalty on words and pairs of words (TF-IDF). Both
@@ -19,6 +20,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -38,10 +40,10 @@ from chainrule.verbs.score import score
 
 MODEL = "mlstm"
 SIZES: dict[str, dict[str, Any]] = {
-    "tiny": {"sets": {"made-up": {"width": 64, "steps": 300, "rate": 1e-2, "dropout": 0.0}}},
+    "tiny": {"sets": {"made-up": {"width": 64, "steps": 400, "rate": 1e-2, "dropout": 0.0}}},
     "laptop": {
         "sets": {
-            "made-up": {"width": 96, "steps": 1500, "rate": 1e-2, "dropout": 0.0},
+            "made-up": {"width": 96, "steps": 1500, "rate": 5e-3, "dropout": 0.0},
             "sst2": {"width": 256, "steps": 3000, "rate": 4e-3, "dropout": 0.1},
         }
     },
@@ -54,6 +56,8 @@ L2 = tuple(2.0 ** np.arange(-2, 7))  # C of the one on words
 PRAISE = ("superb", "witty", "moving", "graceful", "a delight", "a joy", "rich", "brilliant")
 BLAME = ("dull", "clumsy", "tired", "hollow", "a bore", "a mess", "flat", "stupid")
 THINGS = ("plot", "cast", "score", "ending", "camera", "dialogue", "first hour", "lead")
+FACTS = ("it runs two hours", "we saw it on monday", "it is set in rome", "he made two others")
+FACT = 0.4  # the share of verdicts that are followed by one of these: a verdict has to be kept in mind
 
 
 class Reviews(NamedTuple):
@@ -88,12 +92,13 @@ def draw(save: Save, seed: int, sets: dict[str, dict[str, Any]]) -> dict:
     for name, options in sets.items():
         reviews = reviews_of(name, seed)
         chain = learned(reviews.learn, name, **options, seed=seed)
-        cells = [Cells(chain).transform(part.x) for part in reviews]
+        read = [until_letter(part) for part in reviews]
+        cells = [Cells(chain).transform(part.x) for part in read]
         y, _, truth = (np.asarray(part.context) for part in reviews)
         unit = best_unit(cells[0], y)
         found = unit.of(cells[2])
         save(f"unit-{name}", histogram(found, truth, unit))
-        save(f"reviews-{name}", coloured(chain, unit, reviews.test, found))
+        save(f"reviews-{name}", coloured(chain, unit, read[2], found))
         rows.append(
             {
                 "data": name,
@@ -117,8 +122,21 @@ def reviews_of(name: str, seed: int) -> Reviews:
     return Reviews(*(load(name, split=split) for split in ("train", "validation", "test")))
 
 
+def until_letter(texts: Dataset) -> Dataset:
+    """The same texts without what follows their last letter or digit; one without any stays as it is.
+
+    >>> until_letter(Dataset([np.frombuffer(b"So bad!)", np.uint8)], 256, "text")).x[0].tobytes()
+    b'So bad'
+    """
+    ends = [
+        1 + max((i for i, c in enumerate(x) if c > 127 or chr(c).isalnum()), default=len(x) - 1)
+        for x in texts.x
+    ]
+    return replace(texts, x=[x[:end] for x, end in zip(texts.x, ends, strict=True)])
+
+
 def made_up(count: int, seed: int, part: int = 0) -> Dataset:
-    """Texts that praise three or four things, or blame them."""
+    """Texts that praise three or four things, or blame them, and say other things in between."""
     rng = np.random.default_rng((seed, part))
     y = rng.integers(2, size=count)
     texts = [np.frombuffer(made_up_review(bool(good), rng).encode(), np.uint8).copy() for good in y]
@@ -127,9 +145,12 @@ def made_up(count: int, seed: int, part: int = 0) -> Dataset:
 
 
 def made_up_review(good: bool, rng: np.random.Generator) -> str:
-    """Such as "the plot is dull and the cast is a bore and the score is flat"."""
-    things = rng.permutation(THINGS)[: rng.integers(3, 5)]
-    return " and ".join(f"the {thing} is {rng.choice(PRAISE if good else BLAME)}" for thing in things)
+    """Such as "the plot is dull and it runs two hours and the cast is a bore and the score is flat"."""
+    parts = []
+    for thing in rng.permutation(THINGS)[: rng.integers(3, 5)]:
+        parts.append(f"the {thing} is {rng.choice(PRAISE if good else BLAME)}")
+        parts += [str(rng.choice(FACTS))] * (rng.random() < FACT)
+    return " and ".join(parts)
 
 
 # ---- what is learned -----------------------------------------------------------------------------------
@@ -232,7 +253,7 @@ def share(right: np.ndarray) -> float:
 def histogram(found: np.ndarray, truth: np.ndarray, unit: Unit):
     """How good the unit finds the test reviews of both classes."""
     parts = {"positive": found[truth == 1], "negative": found[truth == 0]}
-    label = f"cell {unit.number} after the last character, less its threshold"
+    label = f"cell {unit.number} after the last letter, less its threshold"
     return plots.histogram(parts, label, "test reviews", mark=0.0, form=plots.raster)
 
 
