@@ -2,12 +2,15 @@
 
 import argparse
 import importlib
+import sys
 
 import numpy as np
 import pytest
 import torch
 
 from chainrule import ChainruleError, Dataset, fit
+from chainrule.archive import STORED
+from chainrule.chains.counting import ContextMixing
 from chainrule.chains.uniform import Uniform
 from test_sparse_coding import mixtures
 
@@ -208,3 +211,40 @@ def test_text_training_gives_both_ways_the_same_time(benchmark, monkeypatch):
     rows = list(module.measured(argparse.Namespace(models=["mlstm"], seconds=0.5, seed=0)))
     assert [row["state"] for row in rows] == ["zero", "carried"]
     assert all(row["steps"] > 0 and 1 < row["nats"] < np.log(256) for row in rows)
+
+
+@pytest.fixture
+def small_text():
+    rng = np.random.default_rng(0)
+    words = [bytes(rng.integers(97, 123, 5).astype(np.uint8)) for _ in range(50)]
+    return b" ".join(words[i] for i in rng.integers(50, size=900))
+
+
+def test_text_coders_measure_archives_and_other_coders(benchmark, monkeypatch, tmp_path, small_text):
+    module = benchmark("text_coders")
+    data = Dataset(np.frombuffer(small_text, np.uint8)[None], 256, "text")
+    fit(data, "mlstm", out=tmp_path / "run", steps=5, settings={"width": 8, "embed": 4}, holdout=0)
+    monkeypatch.setattr(module, "ContextMixing", lambda bits=12: ContextMixing(bits=12))
+    monkeypatch.setattr(module, "installed", lambda name: None)
+    monkeypatch.setattr(
+        sys.modules["chainrule.verbs.compress"], "without_model", lambda raw, items: (STORED, raw + raw)
+    )
+    options = argparse.Namespace(recurrent=str(tmp_path / "run"), lanes=[1, 3], runs=1)
+    rows = list(module.measured(module.Text(small_text[:4000], small_text[4000:]), options))
+    bits = {
+        (row["coder"], row.get("knows"), row.get("note", "")[:8]): row.get("bits_per_byte") for row in rows
+    }
+    assert bits["counting", "training text", "reads th"] < bits["counting", "nothing", ""]
+    assert bits["xz -9e", "training text", ""] < bits["xz -9e", "nothing", ""]
+    assert sum("is not installed" in row.get("note", "") for row in rows) == 3
+    assert all(row["decode_kB/s"] > 0 for row in rows if "form" in row)
+    assert all(0 < row["ideal"] < row["bits_per_byte"] for row in rows if row.get("form") == "archive")
+
+
+def test_same_text_compares_archives(benchmark, tmp_path, small_text):
+    module = benchmark("same_text")
+    (tmp_path / "a.txt").write_bytes(small_text)
+    options = argparse.Namespace(text=[tmp_path / "a.txt"], last=2000, threads=[1, 2], steps=2)
+    rows = list(module.results(options))
+    assert [row["threads"] for row in rows] == [1, 2, 1, 2]
+    assert all(row["same text"] == row["same archive"] == "yes" and row["bytes"] == 2000 for row in rows)
