@@ -19,7 +19,7 @@ from chainrule import score, store, train
 from chainrule.data import batches, load, streams
 from chainrule.models import TABLE
 from chainrule.train import Plan, Training
-from chainrule.verbs.fit import training_options
+from chainrule.verbs.training import training_options
 
 
 def main() -> None:

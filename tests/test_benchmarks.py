@@ -3,7 +3,11 @@
 import argparse
 import doctest
 import importlib
+<<<<<<< HEAD
 from collections import Counter
+=======
+import sys
+>>>>>>> f3adaccbadff87fb2ab52b2104d0174771552e50
 
 import numpy as np
 import pytest
@@ -12,6 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chainrule import ChainruleError, Dataset, fit
+from chainrule.archive import STORED
+from chainrule.chains.counting import ContextMixing
 from chainrule.chains.uniform import Uniform
 from test_sparse_coding import mixtures
 
@@ -214,6 +220,7 @@ def test_text_training_gives_both_ways_the_same_time(benchmark, monkeypatch):
     assert all(row["steps"] > 0 and 1 < row["nats"] < np.log(256) for row in rows)
 
 
+<<<<<<< HEAD
 def test_text_minutes_scores_the_network_the_counts_and_both(benchmark, monkeypatch, tmp_path):
     module = benchmark("text_minutes")
     text = np.random.default_rng(0).integers(97, 100, (1, 3000)).astype(np.uint8)
@@ -327,3 +334,40 @@ def test_latex_measures_what_is_written_beside_what_is_real(benchmark, monkeypat
     assert len(out.read_bytes()) > 600
     with pytest.raises(ChainruleError, match="take a lower --length"):
         list(latex.measured(argparse.Namespace(**{**vars(options), "length": 10**6})))
+=======
+@pytest.fixture
+def small_text():
+    rng = np.random.default_rng(0)
+    words = [bytes(rng.integers(97, 123, 5).astype(np.uint8)) for _ in range(50)]
+    return b" ".join(words[i] for i in rng.integers(50, size=900))
+
+
+def test_text_coders_measure_archives_and_other_coders(benchmark, monkeypatch, tmp_path, small_text):
+    module = benchmark("text_coders")
+    data = Dataset(np.frombuffer(small_text, np.uint8)[None], 256, "text")
+    fit(data, "mlstm", out=tmp_path / "run", steps=5, settings={"width": 8, "embed": 4}, holdout=0)
+    monkeypatch.setattr(module, "ContextMixing", lambda bits=12: ContextMixing(bits=12))
+    monkeypatch.setattr(module, "installed", lambda name: None)
+    monkeypatch.setattr(
+        sys.modules["chainrule.verbs.compress"], "without_model", lambda raw, items: (STORED, raw + raw)
+    )
+    options = argparse.Namespace(recurrent=str(tmp_path / "run"), lanes=[1, 3], runs=1)
+    rows = list(module.measured(module.Text(small_text[:4000], small_text[4000:]), options))
+    bits = {
+        (row["coder"], row.get("knows"), row.get("note", "")[:8]): row.get("bits_per_byte") for row in rows
+    }
+    assert bits["counting", "training text", "reads th"] < bits["counting", "nothing", ""]
+    assert bits["xz -9e", "training text", ""] < bits["xz -9e", "nothing", ""]
+    assert sum("is not installed" in row.get("note", "") for row in rows) == 3
+    assert all(row["decode_kB/s"] > 0 for row in rows if "form" in row)
+    assert all(0 < row["ideal"] < row["bits_per_byte"] for row in rows if row.get("form") == "archive")
+
+
+def test_same_text_compares_archives(benchmark, tmp_path, small_text):
+    module = benchmark("same_text")
+    (tmp_path / "a.txt").write_bytes(small_text)
+    options = argparse.Namespace(text=[tmp_path / "a.txt"], last=2000, threads=[1, 2], steps=2)
+    rows = list(module.results(options))
+    assert [row["threads"] for row in rows] == [1, 2, 1, 2]
+    assert all(row["same text"] == row["same archive"] == "yes" and row["bytes"] == 2000 for row in rows)
+>>>>>>> f3adaccbadff87fb2ab52b2104d0174771552e50

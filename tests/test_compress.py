@@ -24,8 +24,9 @@ from chainrule.chains.uniform import Uniform
 from chainrule.data import Dataset, load
 from chainrule.errors import ChainruleError
 from chainrule.model import Chain
+from chainrule.models import TABLE
 from chainrule.packing import summary
-from chainrule.store import resolve
+from chainrule.store import build, resolve
 from chainrule.verbs import coders
 from chainrule.verbs.compress import compress, decompress, extract, verify
 from chainrule.verbs.lanes import Lanes
@@ -300,6 +301,31 @@ def test_the_context_rule_is_what_was_done(tmp_path, monkeypatch):
         pieces = [text[:125], text[125:]] if cut else [text]
         assert report.ideal_bits == pytest.approx(sum(ideal(chain, x[None]) for x in pieces), rel=1e-4)
         assert (report.ideal_bits == pytest.approx(ideal(chain, text[None]), rel=1e-4)) != cut
+
+
+@pytest.fixture(params=["counting", "mlstm", "mixture"])
+def of_texts(request):
+    """A chain of bytes that tells texts apart from noise, or not: what it says does not matter."""
+    return build(request.param, resolve(request.param, CHAINS).SIZES["tiny"] | {"symbols": 256}, TABLE)
+
+
+@pytest.mark.parametrize("sizes", [(3000,), (900, 7, 1500, 0, 333, 64)])
+def test_whole_texts_are_the_same_bytes_with_any_number_of_threads(tmp_path, monkeypatch, of_texts, sizes):
+    module = sys.modules["chainrule.verbs.compress"]
+    monkeypatch.setattr(module, "LANE", 500)
+    monkeypatch.setattr(module, "without_model", lambda raw, items: (STORED, raw + raw + b"longer"))
+    words = np.frombuffer(b"It is a far, far better thing that I do, than I have ever done; " * 50, np.uint8)
+    data = dataset([words[i : i + size] for i, size in enumerate(sizes)], 256, "text")
+    written = set()
+    for threads in (1, 2, 3):
+        path = tmp_path / f"{threads}"
+        report = packed(path, of_texts, data, block_items=2 if len(sizes) > 1 else None, threads=threads)
+        assert report.blocks[MODEL] == sum(report.blocks.values()) >= len(sizes) // 2
+        written.add(path.read_bytes())
+        found = unpacked(path, of_texts, threads=threads)
+        for name, x in zip(data.names, data.x, strict=True):
+            assert found[name].tobytes() == x.tobytes()
+    assert len(written) == 1
 
 
 @given(st.lists(st.integers(0, 50), min_size=1, max_size=9), st.integers(1, 8), st.integers(0, 20))

@@ -28,6 +28,8 @@ class MultiplicativeLSTM(Recurrent):
         symbols: K, 256 for bytes.
         width: units h.
         dropout: share of the units dropped before the output, in training.
+        recurrent_dropout: share of the units that the recurrence does not see, in training, the same for all of a window
+            (Gal & Ghahramani 2016): what keeps a long training on a small text from learning it by heart.
         embed: size of the vector x.
         classes: number of classes in `context` (an embedding added to every x); 0 is unconditional.
 
@@ -53,16 +55,18 @@ class MultiplicativeLSTM(Recurrent):
         dropout: float = 0.0,
         classes: int = 0,
         embed: int = 64,
+        recurrent_dropout: float = 0.0,
     ):
         super().__init__()
         check_sizes(dropout, symbols=symbols, width=width, embed=embed)
+        check_sizes(recurrent_dropout)
         self.symbols, self.width, self.classes = symbols, width, classes
         self.embed = nn.Embedding(symbols + 1, embed)  # the last row: "nothing yet"
         self.condition = nn.Embedding(classes, embed) if classes else None
         self.x, self.mx = Normalised(embed, 4 * width), Normalised(embed, width)
         self.m, self.mh = Normalised(width, 4 * width), Normalised(width, width)
         self.bias = nn.Parameter(torch.zeros(4 * width))
-        self.drop = nn.Dropout(dropout)
+        self.drop, self.drop_recurrent = nn.Dropout(dropout), nn.Dropout(recurrent_dropout)
         self.out = nn.Linear(width, symbols)
 
     def rest(self, batch: int) -> Tensor:
@@ -117,8 +121,13 @@ class MultiplicativeLSTM(Recurrent):
         w_x, w_mx, w_m, w_mh = self._weights() if weights is None else weights
         x, index = self._inputs(inputs.T, context)
         gates, factors = ((x @ w).to(state) for w in (w_x, w_mx))
-        h, state = multiplicative_lstm(gates + self.bias, factors, w_m, w_mh, state, kept, index)
+        mask = self.drop_recurrent(torch.ones_like(state[0])) if self._masks() else None
+        h, state = multiplicative_lstm(gates + self.bias, factors, w_m, w_mh, state, kept, index, mask)
         return self.out(self.drop(h.transpose(0, 1))), state
+
+    def _masks(self) -> bool:
+        """Whether the recurrence is dropped from now."""
+        return self.training and self.drop_recurrent.p > 0
 
     def _inputs(self, symbols: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """x of symbols (T, B) and classes (B,) or (B, T): rows (K + 1, D) and their index, or (T, B, D) and None."""

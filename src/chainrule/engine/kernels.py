@@ -410,7 +410,16 @@ def dense(memory, places, count, k, ldx, rows, weights, w, apart, n, y, ldy, mov
                 if left == 16 or left == 48:
                     last = left // 32 * 2
                     tile_1x1(
-                        memory, moved, count, k, ldx, weights, stripe + last * apart, apart, at_y + last * 16, ldy
+                        memory,
+                        moved,
+                        count,
+                        k,
+                        ldx,
+                        weights,
+                        stripe + last * apart,
+                        apart,
+                        at_y + last * 16,
+                        ldy,
                     )
 
 

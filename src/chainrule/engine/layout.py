@@ -305,9 +305,7 @@ class Lowering:
                 alike += 1
             width = inputs[0].width
             begin = matrix + first * VECTOR
-            self.emit(
-                kind, out, inputs[:alike], n=rounded(out.width), k=width, weight=begin, a=step, b=apart
-            )
+            self.emit(kind, out, inputs[:alike], n=rounded(out.width), k=width, weight=begin, a=step, b=apart)
             first += alike * width
             inputs = inputs[alike:]
 

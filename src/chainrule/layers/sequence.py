@@ -225,7 +225,12 @@ def cells_in(state: Tensor) -> Tensor:
 
 
 def lstm(
-    inputs: Tensor, weight: Tensor, state: Tensor, kept: Tensor | None = None, index: Tensor | None = None
+    inputs: Tensor,
+    weight: Tensor,
+    state: Tensor,
+    kept: Tensor | None = None,
+    index: Tensor | None = None,
+    mask: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Hidden units (T, B, h) of an LSTM (Hochreiter & Schmidhuber 1997), and the state after the last step.
 
@@ -237,8 +242,9 @@ def lstm(
         state: (2, B, h).
         kept: (T, B, 1), 0 where a sequence begins: what came before that step is forgotten; else 1.
         index: (T, B) of 0..R-1.
+        mask: (B, h), times h in h W, at every step the same: dropout of the recurrence (Gal & Ghahramani 2016).
     """
-    return over_time(inputs, None, weight, None, state, kept, index)
+    return over_time(inputs, None, weight, None, state, kept, index, mask)
 
 
 def multiplicative_lstm(
@@ -249,6 +255,7 @@ def multiplicative_lstm(
     state: Tensor,
     kept: Tensor | None = None,
     index: Tensor | None = None,
+    mask: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """As `lstm`, the gates given m in the place of h (Krause et al. 2016, equations 16 to 20).
 
@@ -257,8 +264,9 @@ def multiplicative_lstm(
     Args:
         inputs, factors: (T, B, 4 h) and (T, B, h), or rows: what a symbol says to the gates, and to m.
         weight, mix: W (h, 4 h), M (h, h).
+        mask: (B, h), times h in h M.
     """
-    return over_time(inputs, factors, weight, mix, state, kept, index)
+    return over_time(inputs, factors, weight, mix, state, kept, index, mask)
 
 
 @torch.compiler.disable  # a compiler would unroll the steps
@@ -273,7 +281,7 @@ class OverTime(torch.autograd.Function):
     """The recurrence with its gradient written out; a step is a few operations, and none of them is recorded."""
 
     @staticmethod
-    def forward(ctx: Any, inputs, factors, weight, mix, state, kept, index, half):
+    def forward(ctx: Any, inputs, factors, weight, mix, state, kept, index, mask, half):
         short = torch.bfloat16 if half else inputs.dtype  # of what is multiplied
         w = weight.to(short)
         m: Any = None if mix is None else mix.to(short)
@@ -285,20 +293,20 @@ class OverTime(torch.autograd.Function):
         mixed: Any = None if mix is None else torch.empty_like(before)  # h M
         gates = []
         for t in range(steps):
-            before[t] = known(hidden, kept, t)
+            before[t] = masked(known(hidden, kept, t), mask)
             if mix is not None:
                 torch.mm(before[t], m, out=mixed[t])
                 torch.mul(rows(factors, index, t), mixed[t], out=sources[t])
             here = rows(inputs, index, t) + sources[t] @ w
             CELL.forward(here, [known(cells, kept, t)], cells[t + 1], hidden[t + 1])
             gates.append(here)
-        ctx.save_for_backward(factors, weight, mix, kept, index, cells, before, sources, mixed, *gates)
+        ctx.save_for_backward(factors, weight, mix, kept, index, mask, cells, before, sources, mixed, *gates)
         ctx.rows = None if index is None else len(inputs)
         return hidden[1:], torch.stack([cells[-1], hidden[-1]])
 
     @staticmethod
     def backward(ctx: Any, by_output, by_state):
-        factors, weight, mix, kept, index, cells, before, sources, mixed, *gates = ctx.saved_tensors
+        factors, weight, mix, kept, index, mask, cells, before, sources, mixed, *gates = ctx.saved_tensors
         short = before.dtype
         w, m = weight.T.to(short), mix if mix is None else mix.T.to(short)
         by_gates = before.new_empty(len(gates), *gates[0].shape)
@@ -317,17 +325,23 @@ class OverTime(torch.autograd.Function):
                 add_rows(by_factors, index, t, by_hidden * mixed[t])
                 torch.mul(by_hidden, rows(factors, index, t), out=by_mixed[t])
                 by_hidden = by_mixed[t] @ m
+            by_hidden = masked(by_hidden, mask)
             if kept is not None:
                 by_hidden, by_cells = by_hidden * kept[t], by_cells * kept[t]
         by_weight = over_all(sources, by_gates).to(weight.dtype)
         by_mix = None if mix is None else over_all(before, by_mixed).to(mix.dtype)
         by_state = torch.stack([by_cells, by_hidden.to(by_cells.dtype)])
-        return by_inputs.to(weight.dtype), by_factors, by_weight, by_mix, by_state, None, None, None
+        return by_inputs.to(weight.dtype), by_factors, by_weight, by_mix, by_state, *[None] * 4
 
 
 def known(states: Tensor, kept: Tensor | None, t: int) -> Tensor:
     """The states (B, h) before step t, zeros where a sequence begins."""
     return states[t] if kept is None else states[t] * kept[t]
+
+
+def masked(x: Tensor, mask: Tensor | None) -> Tensor:
+    """x times a mask, if there is one."""
+    return x if mask is None else x * mask
 
 
 def rows(x: Tensor, index: Tensor | None, t: int) -> Tensor:
