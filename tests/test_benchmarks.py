@@ -3,11 +3,8 @@
 import argparse
 import doctest
 import importlib
-<<<<<<< HEAD
-from collections import Counter
-=======
 import sys
->>>>>>> f3adaccbadff87fb2ab52b2104d0174771552e50
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -220,7 +217,6 @@ def test_text_training_gives_both_ways_the_same_time(benchmark, monkeypatch):
     assert all(row["steps"] > 0 and 1 < row["nats"] < np.log(256) for row in rows)
 
 
-<<<<<<< HEAD
 def test_text_minutes_scores_the_network_the_counts_and_both(benchmark, monkeypatch, tmp_path):
     module = benchmark("text_minutes")
     text = np.random.default_rng(0).integers(97, 100, (1, 3000)).astype(np.uint8)
@@ -334,7 +330,8 @@ def test_latex_measures_what_is_written_beside_what_is_real(benchmark, monkeypat
     assert len(out.read_bytes()) > 600
     with pytest.raises(ChainruleError, match="take a lower --length"):
         list(latex.measured(argparse.Namespace(**{**vars(options), "length": 10**6})))
-=======
+
+
 @pytest.fixture
 def small_text():
     rng = np.random.default_rng(0)
@@ -370,4 +367,3 @@ def test_same_text_compares_archives(benchmark, tmp_path, small_text):
     rows = list(module.results(options))
     assert [row["threads"] for row in rows] == [1, 2, 1, 2]
     assert all(row["same text"] == row["same archive"] == "yes" and row["bytes"] == 2000 for row in rows)
->>>>>>> f3adaccbadff87fb2ab52b2104d0174771552e50

@@ -28,8 +28,8 @@ class MultiplicativeLSTM(Recurrent):
         symbols: K, 256 for bytes.
         width: units h.
         dropout: share of the units dropped before the output, in training.
-        recurrent_dropout: share of the units that the recurrence does not see, in training, the same for all of a window
-            (Gal & Ghahramani 2016): what keeps a long training on a small text from learning it by heart.
+        recurrent_dropout: share of the units that the recurrence does not see, in training, the same ones for all of a
+            window (Gal & Ghahramani 2016): it keeps a long training on a small text from learning it by heart.
         embed: size of the vector x.
         classes: number of classes in `context` (an embedding added to every x); 0 is unconditional.
 
