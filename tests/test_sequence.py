@@ -152,12 +152,12 @@ def test_a_long_text_is_scored_in_bounded_pieces(name, monkeypatch):
 # ---- gradients --------------------------------------------------------------------------------------------
 
 
-def recorded(inputs, factors, weight, mix, state, kept, index):
+def recorded(inputs, factors, weight, mix, state, kept, index, mask):
     """The recurrence as PyTorch's autograd differentiates it."""
     c, h = state
     hidden = []
     for t in range(len(kept)):
-        c, h = c * kept[t], h * kept[t]
+        c, h = c * kept[t], h * kept[t] * mask
         if mix is not None:
             h = (factors[t] if index is None else factors[index[t]]) * (h @ mix)
         i, f, g, o = ((inputs[t] if index is None else inputs[index[t]]) + h @ weight).chunk(4, -1)
@@ -180,7 +180,8 @@ def test_the_gradient_that_is_written_out_is_that_of_autograd(multiplicative, ta
     factors, mix = (random(*lead, h), random(h, h)) if multiplicative else (None, None)
     index = torch.randint(SYMBOLS, (TIME, BATCH), generator=g) if table else None
     kept = (torch.rand(TIME, BATCH, 1, generator=g) < 0.7).double()
-    parts = (inputs, factors, weight, mix, state, kept, index)
+    mask = 2 * (torch.rand(BATCH, h, generator=g) < 0.5).double()
+    parts = (inputs, factors, weight, mix, state, kept, index, mask)
     learned = [p for p in parts if p is not None and p.requires_grad]
     weights = [
         random(TIME, BATCH, h).detach(),
@@ -209,3 +210,33 @@ def test_a_mixed_training_has_nearly_the_same_gradient_and_states_in_single_prec
         gradients.append(nn.utils.parameters_to_vector([p.grad for p in model.parameters()]))
     exact, near = gradients
     assert 1e-6 < float((near - exact).norm() / exact.norm()) < 0.02
+
+
+def test_a_masked_recurrence_is_that_of_other_weights():
+    g = torch.Generator().manual_seed(2)
+
+    def random(*shape):
+        return torch.randn(*shape, generator=g, dtype=torch.float64).requires_grad_()
+
+    h, mask = 4, torch.tensor([[0.0, 2.0, 0.0, 1.0]], dtype=torch.float64)
+    gates, factors, w, m, state = (
+        random(*shape) for shape in ((5, 1, 4 * h), (5, 1, h), (h, 4 * h), (h, h), (2, 1, h))
+    )
+    found, _ = sequence.multiplicative_lstm(gates, factors, w, m, state, mask=mask)
+    torch.testing.assert_close(found, sequence.multiplicative_lstm(gates, factors, w, mask.T * m, state)[0])
+    found, _ = sequence.lstm(gates, w, state, mask=mask)
+    torch.testing.assert_close(found, sequence.lstm(gates, mask.T * w, state)[0])
+
+
+def test_dropout_of_the_recurrence_is_for_training_and_the_same_all_along_a_window(monkeypatch):
+    chain, (x, context) = small("mlstm", recurrent_dropout=0.5), drawn()
+    seen = []
+    run = sequence.over_time
+    monkeypatch.setattr(sequence, "over_time", lambda *parts: (seen.append(parts[-1]), run(*parts))[1])
+    plain = chain.logits(x, context)
+    assert torch.equal(plain, chain.logits(x, context))
+    assert seen == [None, None]
+    chain.train()
+    assert not torch.equal(plain, chain.logits(x, context))
+    assert seen[-1].shape == (BATCH, 7)
+    assert set(seen[-1].unique().tolist()) == {0.0, 2.0}
