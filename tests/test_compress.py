@@ -185,8 +185,7 @@ def test_every_chain_of_the_table(tmp_path, name):
     shapes = [(5, 4, 3)] * 6 if kind == "image" else [(40,), (25,), (40,)]
     x = events(shapes, 256, seed=1)
     data = dataset(np.stack(x) if kind == "image" else x, 256, kind)
-    torch.manual_seed(0)
-    chain = cls(**cls.configure(data) | cls.SIZES["tiny"])
+    chain = build(name, cls.configure(data) | cls.SIZES["tiny"], TABLE)
     report = packed(tmp_path / "x.chain", chain, data)
     found = unpacked(tmp_path / "x.chain", chain)
     assert all((found[name] == event).all() for name, event in zip(data.names, x, strict=True))

@@ -627,6 +627,19 @@ def subnormal_program():
     return p.finish([p.multiply(tiny, p.constant(np.full(4, 2.0**126)))])
 
 
+@pytest.mark.parametrize("rows", [1, 3, 4, 6, 32, 33, 71])
+@pytest.mark.parametrize("columns", [1, 16, 33, 48, 64, 113])
+def test_products_of_any_shape_add_in_order(rows, columns):
+    """Blocks of rows, what is left of them, and stripes of columns: each sum is x₀ w₀ + x₁ w₁ + ... in this order."""
+    rng = np.random.default_rng(rows)
+    left, right = rng.normal(size=(rows, 37)), rng.normal(size=(37, columns))
+    left, right = left.astype(np.float32), right.astype(np.float32)
+    wanted = np.zeros((rows, columns), np.float32)
+    for i in range(37):
+        wanted += left[:, i : i + 1] * right[i]
+    same_bits(engine.strict.product(left, right), wanted, f"{rows} x {columns}")
+
+
 def test_flush_to_zero_in_the_caller_or_in_a_thread_changes_nothing():
     program = subnormal_program()
     data = inputs(program, (6,), 5)
