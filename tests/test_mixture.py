@@ -114,7 +114,7 @@ def test_one_part_may_have_classes_and_the_other_none():
 @pytest.mark.parametrize(
     ("parts", "more", "message"),
     [
-        ((), {}, "a mixture takes two chains or more, 0 are given"),
+        ((), {}, "a mixture takes two chains or more, 0 are given of 0 parts"),
         ((Uniform(4),), {}, "two chains or more, 1 are given"),
         ((Uniform(4), Uniform(5)), {}, "Uniform has 5 symbols and 0 classes, the mixture 4 and 0"),
         (

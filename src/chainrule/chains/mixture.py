@@ -217,8 +217,9 @@ def learn_weights(known, symbols, last, weights, used, share, rate):
 def check_parts(parts: Sequence[Any], symbols: int, classes: int) -> None:
     """One clear line for chains that cannot be mixed."""
     check_sizes(symbols=symbols)
-    if len(parts) < 2 or not all(isinstance(part, Chain) for part in parts):
-        raise ChainruleError(f"a mixture takes two chains or more, {len(parts)} are given")
+    chains = sum(isinstance(part, Chain) for part in parts)
+    if chains < max(2, len(parts)):
+        raise ChainruleError(f"a mixture takes two chains or more, {chains} are given of {len(parts)} parts")
     for part in parts:
         name = type(part).__name__
         if isinstance(part, Mixture):
