@@ -44,8 +44,12 @@ class Walk:
         self.step, self.seconds, self.loss, self.note = 0, 0.0, float("nan"), "walked"
         self.mean = torch.zeros(rows.shape[1], dtype=torch.float64)
 
+    @property
+    def done(self):
+        return self.plan.done(self.step, self.seconds)
+
     def __iter__(self):
-        while self.plan.done(self.step, self.seconds) < 1:
+        while self.done < 1:
             row = self.rows[np.random.default_rng((self.plan.seed, self.step)).integers(len(self.rows))]
             error = torch.from_numpy(row) - self.mean
             rate = self.pace.rate * 2.0 ** (-self.step / (getattr(self.pace, "half", None) or np.inf))

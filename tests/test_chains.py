@@ -283,7 +283,7 @@ def test_a_chain_says_what_it_is(name):
     assert all(p.default is not p.empty for p in inspect.signature(cls).parameters.values())
     carries = hasattr(cls, "rest") or cls.ADAPTS
     rule = "carried state: all symbols before it" if carries else "whole event: the symbols before it"
-    assert cls(**cls.SIZES["tiny"]).context_rule() == rule
+    assert store.build(name, cls.SIZES["tiny"], CHAINS).context_rule() == rule
 
 
 @pytest.mark.parametrize(("kernel", "first_kernel", "layers"), [(3, 7, 1), (5, 3, 2), (1, 5, 2), (3, 1, 3)])

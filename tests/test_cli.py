@@ -305,7 +305,10 @@ def test_ctrl_c_in_a_terminal_ends_the_text_without_a_traceback(places):
 
     ours, theirs = pty.openpty()
     line = f"sample {shlex.quote(str(places['text']))} --prompt Once --length 10000000 --threads 1"
-    command = [sys.executable, "-m", "chainrule", *shlex.split(line)]
+    heard = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # a shell may have muted it
+    )
+    command = [sys.executable, "-c", f"{heard}; from chainrule.cli import main; main()", *shlex.split(line)]
     with subprocess.Popen(command, stdout=theirs, stderr=subprocess.PIPE, text=True) as running:
         os.close(theirs)
         seen = b""

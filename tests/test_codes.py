@@ -296,7 +296,7 @@ def test_wrong_parts_and_codes_are_refused_in_one_line(case, images):
 
 def test_a_chain_is_no_part_of_a_code():
     table = {**TABLE, "uniform": "chainrule.chains.uniform:Uniform"}
-    with pytest.raises(ChainruleError, match="uniform is a chain, and codes are made of codes"):
+    with pytest.raises(ChainruleError, match="uniform is no code, and codes are made of codes"):
         store.build(NAME, {"first": {"model": "uniform", "args": {"symbols": 3}}}, table)
 
 
