@@ -184,7 +184,7 @@ def describe(data: Dataset, model, size, settings, seed, conditional, holdout) -
     seeded = {"random_state": seed} if "random_state" in store.options(cls) else {}
     return {
         "model": name,
-        "args": with_parts({**args, **seeded}, size),
+        "args": with_parts({**seeded, **args}, size),
         "size": size,
         "settings": settings,
         "data": data.source,
