@@ -82,11 +82,9 @@ def measured(options: argparse.Namespace) -> Iterator[Row]:
     """The rows of ours, then those of the peer."""
     learn, test = load(options.data, split="train"), load(options.data, split="test")
     minutes = sorted(SETTINGS[options.data]) if options.minutes is None else options.minutes
-    if minutes:
-        counting = fit(
-            learn, "counting", out=folder_of(options, "counting"), settings=COUNTS[options.data], holdout=0
-        ).chain
-        yield row("counting", counting, test, 0)
+    settings = COUNTS[options.data]
+    counting = fit(learn, "counting", out=folder_of(options, "counting"), settings=settings, holdout=0).chain
+    yield row("counting", counting, test, 0)
     for budget in minutes:
         network = trained(options, budget)
         yield row("mlstm", network, test, budget)
