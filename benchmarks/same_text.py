@@ -25,7 +25,6 @@ from typing import Any
 from unittest.mock import patch
 
 import numpy as np
-import torch
 from table import Row, show
 
 from chainrule import Dataset, compress, decompress, fit, load
@@ -86,7 +85,6 @@ def one(text: np.ndarray) -> Dataset:
 
 def archived(chain: Chain, text: np.ndarray, threads: int) -> tuple[str, Row]:
     """SHA-256 of an archive, and what it was like to write and to read it."""
-    torch.set_num_threads(threads)
     with tempfile.TemporaryDirectory() as folder, models_always():
         path = Path(folder) / "a.chain"
         settings: dict[str, Any] = {"embed": False, "verify": False, "threads": threads}
