@@ -532,7 +532,7 @@ def moved(chain, p, by, x, context):
     return loss
 
 
-def check_overfits(chain, event, steps=600, items=2):
+def check_overfits(chain, event, steps=400, items=2):
     """Trained on one batch, the loss a symbol falls below a fifth of log K."""
     x, context = events(chain, event, items), mixed(chain, items)
     batch = (x,) if context is None else (x, context)
