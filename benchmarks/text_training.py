@@ -44,8 +44,8 @@ def measured(options: argparse.Namespace) -> Iterator[Row]:
 def trained(name: str, carried: bool, seconds: float, seed: int) -> Row:
     """Train a model for so long; how well it then predicts the rest of the text."""
     learn, test = (load("shakespeare", split=split) for split in ("train", "test"))
-    own = training_options(name, None, None, False, None)
     args = {**store.resolve(name, TABLE).SIZES["laptop"], "symbols": learn.levels}
+    own = training_options(name, args, compile=False)
     chain = store.build(name, args, TABLE, seed)
     rows = streams if carried else batches
 

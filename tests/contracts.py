@@ -412,13 +412,13 @@ def device(chain, event, lanes, context):
 # ---- samples and completions ------------------------------------------------------------------------------
 
 
-def sharpened(temperature=1.0, top_p=1.0):
+def sharpened(temperature=1.0, top_p=1.0, top_k=None):
     """The conditionals (B, N, K) of sampling with a temperature and a nucleus, one distribution at a time."""
 
     def one(log_p):
         p = np.exp(log_p / temperature)
-        p /= p.sum()
-        kept, order = np.zeros_like(p), np.argsort(-p)
+        kept, order = np.zeros_like(p), np.argsort(-p)[:top_k]
+        p /= p[order].sum()
         for n, k in enumerate(order):
             if n == 0 or p[order[:n]].sum() < top_p:
                 kept[k] = p[k]
@@ -431,7 +431,8 @@ def sharpened(temperature=1.0, top_p=1.0):
 def check_samples(chain, event, sample=sample):
     """Samples follow exp(log_prob), at any temperature and nucleus what it says; item i is its own."""
     classes = contexts(chain, 1)
-    for change in ({}, {"temperature": 0.5}, {"top_p": 0.6}, {"temperature": 2.0, "top_p": 0.8}):
+    both = {"temperature": 2.0, "top_p": 0.8, "top_k": 2}
+    for change in ({}, {"temperature": 0.5}, {"top_p": 0.6}, both):
         context = classes[len(change) % len(classes)]
         many = None if context is None else context.expand(DRAWS)
         drawn = sample(chain, DRAWS, event, many, seed=len(change), **change)

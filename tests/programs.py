@@ -16,7 +16,7 @@ KINDS = (
     *("dense", "dense onto", "embed", "embed onto", "levels", "position", "select", "add", "multiply"),
     *("gate", "norm", "attend", "concat", "constant", "class", "features", "lstm", "mlstm", "memory", "part"),
     *("copy", "constant here", "dense here onto", "here", "total", "logistics", "logistic of", "mix"),
-    *("log softmax", "blend"),
+    *("log softmax", "blend", "constant cycle"),
 )
 # of an LSTM: its clock, and where the earlier hidden state and the earlier cell are (rows, columns), or carried
 STATES = [("pixel",), ("pixel", (0, -1), (0, -1)), ("pixel", (-1, 1), (-1, 0))]
@@ -108,6 +108,9 @@ class Writer:
             return self.attend(n)
         if kind in ("logistics", "logistic of"):
             return self.logistic(kind, clock)
+        if kind == "constant cycle":
+            clock = "pixel" if clock in EARLY else clock
+            return p.constant_cycle(self.weight(self.number(1, 5), n), clock=clock)
         if kind in ("constant here", "dense here onto", "here", "total"):
             clock = "pixel" if clock in EARLY else clock
             return self.of_the_pixel(kind, n, clock, when | {"clock": clock})
@@ -252,7 +255,7 @@ class Writer:
         query = self.resized(self.reading("pixel"), n, "pixel")
         keys, values = (self.resized(self.reading("pixel"), n, "pixel") for _ in range(2))
         self.cached |= {keys.read.value, values.read.value}
-        how = self.rng.choice(["full", "local", "strided", "fixed"])
+        how = self.rng.choice(["full", "local", "strided", "fixed", "block"])
         self.pool += [keys, values]
         return self.p.attend(query, keys, values, heads, how, self.number(1, 5), self.number(0, 3))
 

@@ -352,6 +352,8 @@ class Reference:
             return np.tile(w[0], (self.lanes, 1))
         if op.kind == "constant here":
             return np.tile(w[0][pixel], (self.lanes, 1))
+        if op.kind == "constant cycle":
+            return np.tile(w[0][pixel % len(w[0])], (self.lanes, 1))
         if op.kind == "here":
             n = self.p.values[op.output].width
             return x[0][:, pixel * n : (pixel + 1) * n]

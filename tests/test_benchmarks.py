@@ -208,6 +208,20 @@ def test_image_sampling_extrapolates_full_passes(benchmark, image_chains, monkey
     assert row["peer_pixelcnn_s_extrapolated"] > 0
 
 
+def test_gpt_speed_times_one_model_on_all_sides(benchmark, monkeypatch):
+    module = benchmark("gpt_speed")
+    tiny = {"symbols": 9, "width": 16, "layers": 1, "heads": 2, "window": 16, "begin": 0}
+    monkeypatch.setattr(module, "MODELS", {"tiny": tiny})
+    monkeypatch.setattr(module, "bandwidth", lambda: 1e9)
+    options = argparse.Namespace(models=["tiny"], tokens=[8], threads=[1], runs=1, peer=None)
+    before = torch.get_num_threads()
+    rows = {row["side"]: row for row in module.measured(options)}
+    torch.set_num_threads(before)
+    assert {"engine", "floor"} <= rows.keys() <= {"engine", "transformers", "floor"}
+    assert rows["engine"]["tokens/s"] > 0
+    assert rows["floor"]["MB a token"] == 4 * (12 * 16 * 16 + 16 * 9) / 1e6
+
+
 def test_text_training_gives_both_ways_the_same_time(benchmark, monkeypatch):
     module = benchmark("text_training")
     text = np.random.default_rng(0).integers(97, 100, (1, 3000)).astype(np.uint8)

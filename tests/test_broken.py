@@ -19,7 +19,9 @@ from chainrule import complete, sample, store, train
 from chainrule.chains import CHAINS, gated_pixelcnn, mixture
 from chainrule.chains.char_lstm import CharLSTM
 from chainrule.chains.gated_pixelcnn import GatedPixelCNN
+from chainrule.chains.gpt import GPT
 from chainrule.chains.mlstm import MultiplicativeLSTM
+from chainrule.engine import Builder
 from chainrule.layers import conv, pixels, sequence
 from chainrule.model import Chain
 from contracts import (
@@ -877,6 +879,68 @@ def test_an_lstm_that_reads_both_ways_is_caught(monkeypatch, cls):
     monkeypatch.setattr(sequence, "over_time", broken)
     with pytest.raises(AssertionError, match="leaks into"):
         check_causality(chain, TEXT)
+
+
+def attends(change):
+    """A GPT's attention in PyTorch with changed arguments: q, k, v, mask, dropout, is_causal."""
+    plain = F.scaled_dot_product_attention
+    return lambda q, k, v, mask, dropout, is_causal: plain(*change(q, k, v, mask, dropout, is_causal))
+
+
+def sees_all(q, k, v, mask, dropout, is_causal):
+    return q, k, v, mask, dropout, False
+
+
+def sees_the_next(q, k, v, mask, dropout, is_causal):
+    return q, k, v, torch.ones(q.shape[2], k.shape[2], dtype=torch.bool).tril(1), dropout, False
+
+
+def mask_that_large_scores_beat(q, k, v, mask, dropout, is_causal):
+    return q, k, v, torch.full((q.shape[2],) * 2, -1e4, dtype=q.dtype).triu(1), dropout, False
+
+
+@pytest.mark.parametrize("change", [sees_all, sees_the_next])
+def test_a_gpt_that_looks_ahead_is_caught(monkeypatch, change):
+    chain = randomised(GPT(symbols=3, width=8, layers=2, heads=2, window=4), TEXT)
+    check_causality(chain, TEXT)
+    monkeypatch.setattr(F, "scaled_dot_product_attention", attends(change))
+    with pytest.raises(AssertionError, match="leaks into"):
+        check_causality(chain, TEXT)
+
+
+def test_a_gpt_whose_mask_is_no_infinity_is_caught(monkeypatch):
+    chain = randomised(GPT(symbols=3, width=8, layers=2, heads=2, window=4), TEXT)
+    check_extremes(chain, TEXT)
+    monkeypatch.setattr(F, "scaled_dot_product_attention", attends(mask_that_large_scores_beat))
+    with pytest.raises(AssertionError):
+        check_extremes(chain, TEXT)
+
+
+@pytest.mark.parametrize("pattern", ["local", "full"])
+def test_a_gpt_whose_cache_grows_stale_at_the_end_of_a_block_is_caught(monkeypatch, pattern):
+    chain = randomised(GPT(symbols=3, width=8, layers=2, heads=2, window=2), TEXT)
+    check_engine(chain, TEXT)
+    attend = Builder.attend
+    monkeypatch.setattr(
+        Builder, "attend", lambda *args, **more: attend(*args, **{**more, "pattern": pattern})
+    )
+    with pytest.raises(AssertionError, match="walk and parallel"):
+        check_engine(chain, TEXT)
+
+
+def test_a_gpt_whose_blocks_forget_the_symbol_before_them_is_caught(monkeypatch):
+    chain, wide = randomised(GPT(symbols=3, width=8, layers=2, heads=2, window=2), TEXT), (4,)
+    check_walk(chain, wide)
+    blocks = GPT._blocks
+
+    def broken(self, z):
+        found = blocks(self, z).clone()
+        found[1:, 0] = self.nothing
+        return found
+
+    monkeypatch.setattr(GPT, "_blocks", broken)
+    with pytest.raises(AssertionError, match="walk and parallel"):
+        check_walk(chain, wide)
 
 
 @pytest.mark.parametrize("symbol", ["as if it had come already", "forgotten"])

@@ -60,6 +60,9 @@ TopP = Annotated[
         "--top-p", min=0.0, max=1.0, help="Draw from the most probable symbols that reach P together."
     ),
 ]
+TopK = Annotated[
+    int, typer.Option("--top-k", min=0, help="Draw from the K most probable symbols only; 0: from all.")
+]
 
 
 def show_version(wanted: bool) -> None:
@@ -188,6 +191,7 @@ def sample(
     ] = None,
     temperature: Temperature = 1.0,
     top_p: TopP = 1.0,
+    top_k: TopK = 0,
     prompt: Annotated[str, typer.Option(help="How a text begins.")] = "",
     length: Annotated[int, typer.Option(min=1, max=LONGEST, help="Symbols of a text.")] = 500,
     height_width: Annotated[
@@ -210,12 +214,12 @@ def sample(
     if opened.info.get("kind") == "text":
         refuse("--event", height_width, "is for images")
         output.sample_text(
-            opened, n or 1, out, prompt, length, class_, temperature, top_p, seed, force, json_
+            opened, n or 1, out, prompt, length, class_, temperature, top_p, top_k, seed, force, json_
         )
     else:
         refuse("--prompt", prompt, "is for texts")
         output.sample_events(
-            opened, n or 64, out, height_width, class_, temperature, top_p, seed, force, json_
+            opened, n or 64, out, height_width, class_, temperature, top_p, top_k, seed, force, json_
         )
 
 
@@ -240,6 +244,7 @@ def complete(
     length: Annotated[int, typer.Option(min=0, max=LONGEST, help="Symbols to add to a text.")] = 500,
     temperature: Temperature = 1.0,
     top_p: TopP = 1.0,
+    top_k: TopK = 0,
     seed: Seed = 0,
     threads: Threads = 0,
     force: Force = False,
@@ -250,7 +255,7 @@ def complete(
     from chainrule import output
 
     output.complete_file(
-        open_run(run), file, out, n, keep, mask, class_, length, temperature, top_p, seed, force, json_
+        open_run(run), file, out, n, keep, mask, class_, length, temperature, top_p, top_k, seed, force, json_
     )
 
 

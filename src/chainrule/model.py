@@ -45,7 +45,8 @@ class Chain(nn.Module, ABC):
 
     A recurrent chain may state `rest(batch)`, a tensor that is the state before the first symbol, and
     `loss_from(state, x, before, context) -> (loss, state)`. With "carry" in its TRAINING it then learns from streams
-    that read on from step to step (`chainrule.data.streams`): truncated back-propagation through time.
+    that read on from step to step (`chainrule.data.streams`): truncated back-propagation through time. The "window" in
+    TRAINING is the symbols of a step, or the name of the constructor argument that says how many.
     """
 
     SIZES: ClassVar[dict[str, dict[str, Any]]] = {}

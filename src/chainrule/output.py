@@ -51,7 +51,7 @@ def score_data(run: Run, data: Dataset, named: str, page: Path | None, top: int,
     console.scores(total, items if json_ or top == 0 else items[:top], json_)
 
 
-def sample_events(run: Run, n, out, size, class_, temperature, top_p, seed, force, json_) -> None:
+def sample_events(run: Run, n, out, size, class_, temperature, top_p, top_k, seed, force, json_) -> None:
     """`chainrule sample` for images and arrays: a .png sheet, or a .npy array (n, *event)."""
     out = free(out or Path("samples.png"), (".png", ".npy"), force)
     event = parse_size(size, run) if size else run.info.get("event")
@@ -60,7 +60,9 @@ def sample_events(run: Run, n, out, size, class_, temperature, top_p, seed, forc
     event = event_of(run.chain, tuple(event))
     context = classes_for(run, n, class_)
     with console.progress("sampling", n * int(np.prod(event)), json_) as tick:
-        x = in_parts(run.chain, n, event, context, tick, temperature=temperature, top_p=top_p, seed=seed)
+        x = in_parts(
+            run.chain, n, event, context, tick, temperature=temperature, top_p=top_p, top_k=top_k, seed=seed
+        )
     write_events(out, x, run)
     console.record({"samples": n, "event": list(event), "file": str(out)}, json_)
 
@@ -76,7 +78,9 @@ def in_parts(chain: Chain, n: int, event, context, tick=None, **options: Any) ->
     return np.concatenate(parts)
 
 
-def sample_text(run: Run, n, out, prompt, length, class_, temperature, top_p, seed, force, json_) -> None:
+def sample_text(
+    run: Run, n, out, prompt, length, class_, temperature, top_p, top_k, seed, force, json_
+) -> None:
     """`chainrule sample` for texts: to the screen, a .txt file, or a .npy array."""
     if out is not None:
         out = free(out, (".txt", ".npy"), force)
@@ -84,7 +88,7 @@ def sample_text(run: Run, n, out, prompt, length, class_, temperature, top_p, se
     x = np.zeros(len(start) + length, np.int64)
     x[: len(start)] = start
     write_continuations(
-        run, x, len(start), n, out, classes_for(run, n, class_), temperature, top_p, seed, json_
+        run, x, len(start), n, out, classes_for(run, n, class_), temperature, top_p, top_k, seed, json_
     )
 
 
@@ -97,22 +101,24 @@ def bytes_of(prompt: str) -> bytes:
 
 
 def write_continuations(
-    run: Run, x, given: int, n: int, out, context, temperature, top_p, seed, json_
+    run: Run, x, given: int, n: int, out, context, temperature, top_p, top_k, seed, json_
 ) -> None:
     """Texts that begin with the first `given` symbols of x (T,): one on the screen as it comes, else at the end."""
     if n == 1 and out is None and not json_:
-        return show_as_it_comes(run, x, given, context, temperature, top_p, seed)
-    return write_texts(continuations(run, x, given, n, context, temperature, top_p, seed, json_), out, json_)
+        return show_as_it_comes(run, x, given, context, temperature, top_p, top_k, seed)
+    return write_texts(
+        continuations(run, x, given, n, context, temperature, top_p, top_k, seed, json_), out, json_
+    )
 
 
-def show_as_it_comes(run: Run, x, given: int, context, temperature, top_p, seed) -> None:
+def show_as_it_comes(run: Run, x, given: int, context, temperature, top_p, top_k, seed) -> None:
     """A text on the screen while it is written, in whole characters: what `write_texts` would show of it at the end.
 
     Ctrl-C ends it with what is there.
     """
     known, done = np.arange(len(x)) < given, 0
     decode = codecs.getincrementaldecoder("utf-8")("replace").decode
-    parts = stream(run.chain, x, known, context, temperature=temperature, top_p=top_p, seed=seed)
+    parts = stream(run.chain, x, known, context, temperature=temperature, top_p=top_p, top_k=top_k, seed=seed)
     with console.progress("writing", len(x), sys.stdout.isatty()) as tick:  # no bar where the text is
         try:
             for symbols in parts:
@@ -125,17 +131,19 @@ def show_as_it_comes(run: Run, x, given: int, context, temperature, top_p, seed)
     print(legible(decode(b"", final=True)))
 
 
-def continuations(run: Run, x, given: int, n: int, context, temperature, top_p, seed, json_) -> np.ndarray:
+def continuations(
+    run: Run, x, given: int, n: int, context, temperature, top_p, top_k, seed, json_
+) -> np.ndarray:
     """(n, T) texts whose first `given` symbols are those of x (T,)."""
     with console.progress("writing", len(x), json_) as tick:
         known = np.arange(len(x)) < given
         return complete(
-            run.chain, x, known, n, context, temperature=temperature, top_p=top_p, seed=seed, tick=tick
+            run.chain, x, known, n, context, temperature=temperature, top_p=top_p, top_k=top_k, seed=seed, tick=tick
         )  # fmt: skip
 
 
 def complete_file(
-    run: Run, file, out, n, keep, mask, class_, length, temperature, top_p, seed, force, json_
+    run: Run, file, out, n, keep, mask, class_, length, temperature, top_p, top_k, seed, force, json_
 ) -> None:
     """`chainrule complete`: several completions of an image or a text."""
     context = classes_for(run, n, class_)
@@ -146,13 +154,13 @@ def complete_file(
         out = free(out, (".txt", ".npy"), force) if out else None
         x = x[keep_top(keep or "top:1", x.shape)]
         given, x = len(x), np.concatenate([x, np.zeros(length, np.int64)])
-        return write_continuations(run, x, given, n, out, context, temperature, top_p, seed, json_)
+        return write_continuations(run, x, given, n, out, context, temperature, top_p, top_k, seed, json_)
     x = as_channels(x, run)
     out = free(out or Path("completions.png"), (".png", ".npy"), force)
     known = read_mask(mask, x.shape) if mask else keep_top(keep or "top:0.5", x.shape)
     with console.progress("completing", x.size, json_) as tick:
         found = complete(
-            run.chain, x, known, n, context, temperature=temperature, top_p=top_p, seed=seed, tick=tick
+            run.chain, x, known, n, context, temperature=temperature, top_p=top_p, top_k=top_k, seed=seed, tick=tick
         )  # fmt: skip
     occluded = np.where(known, x, 0)[None]
     write_events(out, found if out.suffix == ".npy" else np.concatenate([x[None], occluded, found]), run)

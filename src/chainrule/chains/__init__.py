@@ -16,5 +16,6 @@ CHAINS = {
     "image-transformer": "chainrule.chains.image_transformer:ImageTransformer",
     "char-lstm": "chainrule.chains.char_lstm:CharLSTM",
     "mlstm": "chainrule.chains.mlstm:MultiplicativeLSTM",
+    "gpt": "chainrule.chains.gpt:GPT",
     "mixture": "chainrule.chains.mixture:Mixture",
 }

@@ -123,6 +123,10 @@ class Builder:
         """The row of `table` (P, out) of the pixel: the first one's, the second one's, ..."""
         return self._op("constant here", len(table[0]), (), [table], clock=clock)
 
+    def constant_cycle(self, table: Any, clock: str = "pixel") -> Handle:
+        """The row t mod P of `table` (P, out) at the t-th pixel."""
+        return self._op("constant cycle", len(table[0]), (), [table], clock=clock)
+
     def dense_here(self, *inputs: Handle, weight: Any, onto: Handle, **when: Any) -> Handle:
         """onto + x W[t], with x the inputs one after another and `weight` (P, in, out), at the t-th of P pixels."""
         flat = weight.reshape(-1, weight.shape[-1])
@@ -255,12 +259,14 @@ class Builder:
         """Attention (Vaswani et al. 2017) of every pixel over the pixels j ≤ t before it and itself.
 
         Patterns (Child et al. 2019): "full": every j; "local": t - j < length; "strided": (t - j) % length
-        == 0; "fixed": j in the same stretch of `length` pixels, or among the last `summary` of any.
+        == 0; "fixed": j in the same stretch of `length` pixels, or among the last `summary` of any; "block": "fixed"
+        without a summary. Along a line no more is kept than "local" or "block" can look back at.
         """
         patterns = {"full": pr.FULL, "local": pr.LOCAL, "strided": pr.STRIDED, "fixed": pr.FIXED}
+        patterns["block"] = pr.FIXED
         if pattern not in patterns:
             raise ChainruleError(f"there is no pattern {pattern!r}: choose from {', '.join(patterns)}")
-        numbers = (heads, patterns[pattern], length, summary)
+        numbers = (heads, patterns[pattern], length, 0 if pattern == "block" else summary)
         return self._op("attend", query.width, (query, keys, values), (), numbers)
 
     def fold(self, left: Any, right: Any) -> np.ndarray:

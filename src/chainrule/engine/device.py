@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from chainrule.engine.kernels import attended
+from chainrule.engine.kernels import attended, first_seen
 from chainrule.engine.layout import place
 from chainrule.engine.mixing import SIZE, Mixer, memories
 from chainrule.engine.program import HEAVIEST, LEAST, MIXING, Op, Program, Read, clocks, mixer_of
@@ -223,6 +223,8 @@ class Device:
             return x[0] + torch.cat(x[1:], -1) @ w[0].unflatten(0, (self.program.pixels, -1))[pixel]
         if op.kind == "constant here":
             return w[0][pixel]
+        if op.kind == "constant cycle":
+            return w[0][pixel % len(w[0])]
         if op.kind == "here":
             return x[0].unflatten(-1, (self.program.pixels, -1))[:, pixel]
         if op.kind == "copy onto":
@@ -303,11 +305,15 @@ class Device:
     def _attend(self, op: Op, frame: int, row: int, column: int) -> Tensor:
         heads, pattern, length, summary = op.numbers
         now = (frame * self.dims[1] + row) * self.dims[2] + column
-        looks: Any = attended.py_func  # type: ignore[attr-defined]  # the plain Python of what the kernels do
-        seen = [j for j in range(now + 1) if looks(pattern, length, summary, now, j)]
+        looks, first = (f.py_func for f in (attended, first_seen))  # type: ignore[attr-defined]  # as the kernels do
+        begin, stride = first(pattern, length, summary, now)
+        seen = np.array([j for j in range(begin, now + 1, stride) if looks(pattern, length, summary, now, j)])
         q, k, v = (
             self._read(op.reads[0], frame, row, column),
-            *(self.values[read.value].flatten(0, 2)[seen].transpose(0, 1) for read in op.reads[1:]),
+            *(
+                self.values[read.value].flatten(0, 2)[seen & self.stores[read.value].mask].transpose(0, 1)
+                for read in op.reads[1:]
+            ),
         )
         q, k, v = (x.unflatten(-1, (heads, -1)) for x in (q, k, v))  # (lanes, [T,] heads, d)
         share = torch.softmax(torch.einsum("bhd,bthd->bth", q, k) / q.shape[-1] ** 0.5, 1)

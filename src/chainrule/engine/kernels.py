@@ -17,7 +17,7 @@ from chainrule.engine import program
 from chainrule.engine.layout import CODES
 from chainrule.engine.mixing import learn, predict, working_room
 from chainrule.engine.program import FIXED, LOCAL, STRIDED
-from chainrule.engine.simd import tile_1x1, tile_1x2, tile_1x4, tile_4x1
+from chainrule.engine.simd import dot_16, tile_1x1, tile_1x2, tile_1x4, tile_4x1
 from chainrule.jit import bits_of_single, called, compiled, inlined, single_of_bits
 
 F, U = np.float32, np.uint64
@@ -45,6 +45,7 @@ ADD, MULTIPLY, RELU, ELU, TANH = (CODES[k] for k in ("add", "multiply", "relu", 
 SIGMOID, EXP, GELU_, GATE = (CODES[k] for k in ("sigmoid", "exp", "gelu", "gate"))
 CELL, HIDDEN, NORM, ATTEND, POINT = (CODES[k] for k in ("cell", "hidden", "norm", "attend", "point"))
 FILL_HERE, COPY_HERE, DENSE_HERE = (CODES[k] for k in ("fill here", "copy here", "dense here"))
+FILL_CYCLE = CODES["fill cycle"]
 LOGISTICS, LOGISTIC_OF, MIX = CODES["logistics"], CODES["logistic of"], CODES["mix"]
 LOG_SOFTMAX, REWEIGH, BLEND = CODES["log softmax"], CODES["reweigh"], CODES["blend"]
 ONCE, FRAME, BACK, ROW, PIXEL, CHANNEL = range(6)  # the clocks; then one more a channel, and "done"
@@ -319,26 +320,6 @@ def row_of(tables, read, column, group, i):
 
 
 @inlined
-def dot(memory, x, y, n, sums):
-    """Σ xᵢ yᵢ in 16 sums side by side (i mod 16), which are then joined in halves: 8, 4, 2, 1."""
-    whole = n - n % 16
-    for i in range(U(16)):
-        sums[i] = ZERO
-    for start in range(0, whole, 16):
-        x_s, y_s = U(x + start), U(y + start)
-        for i in range(U(16)):
-            sums[i] += memory[x_s + i] * memory[y_s + i]
-    for i in range(whole, n):
-        sums[i - whole] += memory[x + i] * memory[y + i]
-    half = 8
-    while half:
-        for i in range(half):
-            sums[i] += sums[i + half]
-        half //= 2
-    return sums[0]
-
-
-@inlined
 def attended(pattern, length, summary, now, then):
     """Whether the pixel `now` looks at the pixel `then`."""
     if pattern == LOCAL:
@@ -350,34 +331,76 @@ def attended(pattern, length, summary, now, then):
     return True
 
 
+@inlined
+def first_seen(pattern, length, summary, now):
+    """(the first pixel that the pixel `now` may look at, from there the distance to the next)."""
+    if pattern == LOCAL:
+        return max(0, now + 1 - length), 1
+    if pattern == STRIDED:
+        return now % length, length
+    if pattern == FIXED and summary == 0:
+        return now - now % length, 1
+    return 0, 1
+
+
 @called
-def attend(memory, q, keys, values, step, y, n, now, scores, pattern, length, summary, heads, sums):
-    """One lane: q (n,), keys and values a `step` apart -> y (n,), head by head; sums in the order of time."""
+def attend(memory, q, keys, values, step, rings, y, n, now, scores, pattern, length, summary, heads, spots):
+    """One lane: q (n,), keys and values a `step` apart -> y (n,), head by head; sums in the order of time.
+
+    rings: the masks of the places of keys and of values.
+    """
     width = n // heads
     scale = ONE / np.sqrt(F(width))
-    begin, stride = 0, 1  # of the pixels that may be looked at
-    if pattern == LOCAL:
-        begin = max(0, now + 1 - length)
-    elif pattern == STRIDED:
-        begin, stride = now % length, length
+    begin, stride = first_seen(pattern, length, summary, now)
     for first in range(0, n, width):
-        top, total = F(-np.inf), ZERO
+        top, count = F(-np.inf), 0
         for then in range(begin, now + 1, stride):
             if attended(pattern, length, summary, now, then):
-                score = dot(memory, q + first, keys + then * step + first, width, sums) * scale
-                memory[scores + then] = score
+                score = dot_16(memory, q + first, keys + (then & rings[0]) * step + first, width) * scale
+                memory[scores + count] = score
                 top = score if score > top else top
+                count += 1
+        total = ZERO
+        for i in range(U(count)):
+            memory[U(scores) + i] = exp(memory[U(scores) + i] - top)
+        for i in range(U(count)):
+            total += memory[U(scores) + i]
         to = U(y + first)
         for i in range(U(width)):
             memory[to + i] = ZERO
-        for then in range(begin, now + 1, stride):
-            if attended(pattern, length, summary, now, then):
-                share, value = exp(memory[scores + then] - top), U(values + then * step + first)
-                total += share
-                for i in range(U(width)):
-                    memory[to + i] += share * memory[value + i]
+        then, done = begin, 0
+        while done < count:
+            alike = count - done  # whose values lie at one distance
+            if pattern == FIXED and summary > 0:
+                while not attended(pattern, length, summary, now, then):
+                    then += 1
+                alike = 1
+            elif rings[1] != -1:
+                alike = min(alike, rings[1] + 1 - (then & rings[1]))
+            value = values + (then & rings[1]) * step + first
+            add_rows(memory, scores + done, alike, value, step * stride, y + first, width, spots)
+            then, done = then + alike * stride, done + alike
         for i in range(U(width)):
             memory[to + i] /= total
+
+
+@inlined
+def add_rows(memory, shares, count, x, ldx, y, n, spots):
+    """y (n,) += Σ_j shares[j] · row j of x, `ldx` apart, in order."""
+    spots[0] = shares
+    column = 0
+    while column + 64 <= n:
+        tile_1x4(memory, spots, 1, count, 0, memory, x + column, ldx, 16, y + column, 0)
+        column += 64
+    if column + 32 <= n:
+        tile_1x2(memory, spots, 1, count, 0, memory, x + column, ldx, 16, y + column, 0)
+        column += 32
+    if column + 16 <= n:
+        tile_1x1(memory, spots, 1, count, 0, memory, x + column, ldx, 16, y + column, 0)
+        column += 16
+    for j in range(count if column < n else 0):
+        for i in range(U(column), U(n)):
+            memory[U(y) + i] += memory[U(shares + j)] * memory[U(x + j * ldx) + i]
 
 
 @inlined
@@ -396,7 +419,7 @@ def dense(memory, places, count, k, ldx, rows, weights, w, apart, n, y, ldy, mov
                 for s in range(count):
                     moved[s] = places[s] + row * ldx
                 at_y = y + row * ldy + column
-                tile_4x1(memory, moved, count, k, ldx, weights, stripe, apart, at_y, ldy)
+                tile_4x1(memory, moved, count, k, ldx, weights, stripe, 16, apart, at_y, ldy)
         for column in range(0, n if end > fours else 0, 64):
             stripe, left = w + column // 16 * apart, n - column
             for row in range(fours, end):
@@ -404,9 +427,9 @@ def dense(memory, places, count, k, ldx, rows, weights, w, apart, n, y, ldy, mov
                     moved[s] = places[s] + row * ldx
                 at_y = y + row * ldy + column
                 if left >= 64:
-                    tile_1x4(memory, moved, count, k, ldx, weights, stripe, apart, at_y, ldy)
+                    tile_1x4(memory, moved, count, k, ldx, weights, stripe, 16, apart, at_y, ldy)
                 elif left >= 32:
-                    tile_1x2(memory, moved, count, k, ldx, weights, stripe, apart, at_y, ldy)
+                    tile_1x2(memory, moved, count, k, ldx, weights, stripe, 16, apart, at_y, ldy)
                 if left == 16 or left == 48:
                     last = left // 32 * 2
                     tile_1x1(
@@ -417,6 +440,7 @@ def dense(memory, places, count, k, ldx, rows, weights, w, apart, n, y, ldy, mov
                         ldx,
                         weights,
                         stripe + last * apart,
+                        16,
                         apart,
                         at_y + last * 16,
                         ldy,
@@ -486,7 +510,7 @@ def run(tables, context, memory, group, o, rows, lane, frame, row, column, scrat
         embed(tables, context, memory, o, rows, lane, frame, row, column, y, ldy, n)
     elif kind == POINT:
         point(tables, context, memory, o, rows, lane, frame, row, column, x, ldx, y, ldy)
-    elif kind == FILL_HERE or kind == COPY_HERE:
+    elif kind == FILL_HERE or kind == COPY_HERE or kind == FILL_CYCLE:
         run_here(tables, memory, o, rows, index(tables, frame, row, column), x, ldx, y, ldy)
     else:
         run_rare(
@@ -497,8 +521,10 @@ def run(tables, context, memory, group, o, rows, lane, frame, row, column, scrat
 @called
 def run_here(tables, memory, o, rows, pixel, x, ldx, y, ldy):
     """What belongs to the pixel: a row of the weights, or a part of a value."""
-    n = tables.ops[o, at.N]
-    if tables.ops[o, at.KIND] == FILL_HERE:
+    n, kind = tables.ops[o, at.N], tables.ops[o, at.KIND]
+    if kind == FILL_CYCLE:
+        pixel %= tables.ops[o, at.B]
+    if kind != COPY_HERE:
         fill(memory, tables.weights, tables.ops[o, at.WEIGHT] + pixel * tables.ops[o, at.A], y, ldy, rows, n)
     else:
         duplicate(memory, x + pixel * n, ldx, y, ldy, rows, n)
@@ -540,15 +566,15 @@ def run_rare(
                 memory[to + c] = context.features[lane + i, pixel, c]
         elif kind == ATTEND:
             keys, values = ops[o, at.IN] + 1, ops[o, at.IN] + 2
-            step = tables.reads[keys, at.STEP]
+            step, rings = (
+                tables.reads[keys, at.STEP],
+                (tables.reads[keys, at.MASK], tables.reads[values, at.MASK]),
+            )
             back = pixel - column  # `places` are those of this row
             first_key = tables.places[keys] + group + i * ldz - back * step
             first_value = tables.places[values] + group + i * ldz - back * step
-            scores = ops[o, at.E] + group + i * (dims[FRAMES] * dims[ROWS] * dims[COLUMNS])
-            how = ops[o, at.B], ops[o, at.C], ops[o, at.D], ops[o, at.A]
-            attend(
-                memory, x + i * ldx, first_key, first_value, step, to, n, pixel, scores, *how, scratch.sums
-            )
+            how = pixel, ops[o, at.E] + group, ops[o, at.B], ops[o, at.C], ops[o, at.D], ops[o, at.A]
+            attend(memory, x + i * ldx, first_key, first_value, step, rings, to, n, *how, scratch.moved)
 
 
 @called
@@ -699,8 +725,7 @@ class Context(NamedTuple):
 class Scratch(NamedTuple):
     """Room for what is computed on the way: compiled code takes no memory of its own.
 
-    spots, moved: where the reads of an operation begin; weights, kept, table (K,): of a distribution; sums (16,);
-    work: of a mixer.
+    spots, moved: where the reads of an operation begin; weights, kept, table (K,): of a distribution; work: of a mixer.
     """
 
     spots: np.ndarray
@@ -708,7 +733,6 @@ class Scratch(NamedTuple):
     weights: np.ndarray
     kept: np.ndarray
     table: np.ndarray
-    sums: np.ndarray
     work: np.ndarray
 
 
@@ -716,14 +740,13 @@ def scratch_for(reads: int, symbols: int) -> Scratch:
     """Room for a program of so many reads and symbols."""
     spots, moved = np.zeros((2, max(1, reads)), np.int64)
     weights, kept = np.zeros((2, symbols))
-    table, sums = np.zeros(symbols, np.int32), np.zeros(16, np.float32)
-    return Scratch(spots, moved, weights, kept, table, sums, working_room())
+    return Scratch(spots, moved, weights, kept, np.zeros(symbols, np.int32), working_room())
 
 
 class Choice(NamedTuple):
     """Who chooses the next symbol, and what they need: what a way does not need is empty.
 
-    known (N,) bool, uniforms (lanes, N), settings (temperature, top_p) to FILL; state and words of the coder,
+    known (N,) bool, uniforms (lanes, N), settings (temperature, top_p, top_k) to FILL; state and words of the coder,
     bits (lanes,) to ENCODE and DECODE; logits (lanes, K) to PEEK.
     """
 
@@ -741,8 +764,11 @@ PEEK, TELL, FILL_IN, ENCODE, DECODE = range(5)
 
 
 @called
-def draw(logits, uniform, temperature, top_p, scratch):
-    """A symbol of softmax(logits / temperature), by inverting the distribution at `uniform`; -1 for NaN."""
+def draw(logits, uniform, temperature, top_p, top_k, scratch):
+    """A symbol of softmax(logits / temperature), by inverting the distribution at `uniform`; -1 for NaN.
+
+    top_k: take only the most probable ones, so many; 0: all. top_p: of these as few as have that share of them.
+    """
     top, best = largest(logits)
     if top != top:
         return -1
@@ -750,8 +776,8 @@ def draw(logits, uniform, temperature, top_p, scratch):
         return best
     weights = scratch.weights
     total = weigh(logits, top, min(1.0 / temperature, 1e300), weights)
-    if top_p < 1:
-        total = nucleus(weights, scratch.kept, top_p * total)
+    if top_p < 1 or top_k > 0:
+        total = nucleus(weights, scratch.kept, scratch.table, total, top_p, top_k)
     target, below, symbol = uniform * total, weights[0], 0
     while below < target and symbol < len(logits) - 1:
         symbol += 1
@@ -760,20 +786,65 @@ def draw(logits, uniform, temperature, top_p, scratch):
 
 
 @called
-def nucleus(weights, kept, enough):
-    """Zero all but the largest weights that together reach `enough` (at least one); gives their sum."""
-    kept[:] = 0.0
-    total, best = 0.0, 0
-    while total < enough or total == 0:
-        for k in range(len(weights)):
-            best = k if weights[k] > weights[best] else best
-        if weights[best] <= 0.0:
+def nucleus(weights, kept, heap, total, top_p, top_k):
+    """Zero all but the largest weights, which are whole numbers; gives the sum of those that stay.
+
+    At most `top_k` of them (0: any number), and of these the fewest that have the share `top_p`, at least one. Of equal
+    ones the first is taken. Their places come from a heap of all places, one by one, so that few cost little.
+    """
+    count = len(weights)
+    most, found = count if top_k <= 0 else min(count, top_k), 0  # the found ones lie at the end of the heap
+    for i in range(count):
+        heap[i] = i
+    for i in range(count // 2 - 1, -1, -1):
+        sink(heap, weights, i, count)
+    if most < count:
+        total = 0.0
+        while found < most:
+            total += weights[take_first(heap, weights, count - found)]
+            found += 1
+    used, enough, taken = 0.0, top_p * total, 0
+    while taken < most and (used < enough or used == 0):
+        if taken == found:
+            take_first(heap, weights, count - found)
+            found += 1
+        if weights[heap[count - 1 - taken]] <= 0.0:
             break
-        kept[best], weights[best] = weights[best], -1.0
-        total += kept[best]
-    for k in range(len(weights)):
+        used += weights[heap[count - 1 - taken]]
+        taken += 1
+    kept[:] = 0.0
+    for i in range(count - taken, count):
+        kept[heap[i]] = weights[heap[i]]
+    for k in range(count):
         weights[k] = kept[k]
-    return total
+    return used
+
+
+@inlined
+def comes_before(weights, a, b):
+    """Whether place a has a larger weight than place b, or is the first of two equal ones."""
+    return weights[a] > weights[b] or (weights[a] == weights[b] and a < b)
+
+
+@called
+def sink(heap, weights, i, count):
+    """Move place i of a heap of `count` down to where it belongs."""
+    while 2 * i + 1 < count:
+        child = 2 * i + 1
+        if child + 1 < count and comes_before(weights, heap[child + 1], heap[child]):
+            child += 1
+        if comes_before(weights, heap[i], heap[child]):
+            break
+        heap[i], heap[child] = heap[child], heap[i]
+        i = child
+
+
+@called
+def take_first(heap, weights, count):
+    """Move the first of `count` places behind the others, which are a heap again; gives it."""
+    heap[0], heap[count - 1] = heap[count - 1], heap[0]
+    sink(heap, weights, 0, count - 1)
+    return heap[count - 1]
 
 
 @inlined
@@ -782,8 +853,8 @@ def choose(choice, logits, lane, t, symbols, scratch):
     if choice.way == FILL_IN:
         if choice.known[t]:
             return True
-        temperature, top_p = choice.settings[0], choice.settings[1]
-        symbol = draw(logits, choice.uniforms[lane, t], temperature, top_p, scratch)
+        temperature, top_p, top_k = choice.settings[0], choice.settings[1], int(choice.settings[2])
+        symbol = draw(logits, choice.uniforms[lane, t], temperature, top_p, top_k, scratch)
         symbols[lane, t] = symbol
         return symbol >= 0
     if choice.way == PEEK:

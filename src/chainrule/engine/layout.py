@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from chainrule.engine.mixing import MOST_ORDERS, ORDER, SIZE, Curves, curves
-from chainrule.engine.program import EARLY, MIXING, Op, Program, Read, clocks, mixer_of
+from chainrule.engine.program import EARLY, MIXING, Op, Program, Read, caches, clocks, look_back, mixer_of
 from chainrule.errors import ChainruleError
 
 VECTOR = 16
@@ -24,7 +24,7 @@ LIMIT = 1 << 30  # numbers of float32 that the values of all lanes may take: 4 G
 KINDS = (
     "fill", "copy", "dense", "embed", "class", "levels", "position", "features", "select", "add", "multiply",
     "relu", "elu", "tanh", "sigmoid", "exp", "gelu", "gate", "cell", "hidden", "norm", "attend", "point",
-    "fill here", "copy here", "dense here", "logistics", "logistic of", "mix", "log softmax",
+    "fill here", "fill cycle", "copy here", "dense here", "logistics", "logistic of", "mix", "log softmax",
     "reweigh", "blend",
 )  # fmt: skip
 CODES = {kind: code for code, kind in enumerate(KINDS)}
@@ -82,9 +82,9 @@ def layout(program: Program, event: tuple[int, ...], lanes: int) -> Tables:
     dims = program.geometry(event)
     stores, size = place(program, dims, lanes)
     positions = dims[0] * dims[1] * dims[2]
-    attends = any(op.kind == "attend" for op in program.ops)
+    seen = [min(look_back(op) or positions, positions) for op in program.ops if op.kind == "attend"]
     scratch = size
-    size += lanes * rounded(positions) if attends else 0
+    size += rounded(max(seen, default=0))  # the scores of one head
     if size > LIMIT:
         raise ChainruleError(
             f"events of shape {tuple(event)} take {size / 2**28:.1f} GiB in {lanes} lanes, {LIMIT >> 28} GiB are "
@@ -109,7 +109,7 @@ def layout(program: Program, event: tuple[int, ...], lanes: int) -> Tables:
         np.array(starts, np.int64),
         np.array(logits, np.int64),
         table(ring, 2),
-        np.concatenate([*lowering.weights, np.zeros(VECTOR, np.float32)]),
+        lowering.all_weights(),
         np.array([*dims, program.channels, program.symbols, lanes, size], np.int64),
         np.array(lowering.mixers, np.int64).reshape(-1, ORDER + MOST_ORDERS),
         np.concatenate([*lowering.primed, np.zeros(0, np.int32)]),
@@ -149,10 +149,10 @@ def place(program: Program, dims: tuple[int, int, int], lanes: int) -> tuple[lis
     reads: list[list[Read]] = [[] for _ in program.values]
     for read in program.reads():
         reads[read.value].append(read)
-    cached = {read.value for op in program.ops if op.kind == "attend" for read in op.reads[1:]}
+    cached = caches(program)
     stores, size = [], 0
     for i, value in enumerate(program.values):
-        shape = extent(value, reads[i], dims, program.axes == "line", i in cached)
+        shape = extent(value, reads[i], dims, program.axes == "line", cached.get(i))
         store = Store(size, rounded(value.width), value.every.bit_length() - 1, *shape)
         stores.append(store)
         size += store.frames * store.rows * store.columns * lanes * store.line
@@ -160,15 +160,19 @@ def place(program: Program, dims: tuple[int, int, int], lanes: int) -> tuple[lis
 
 
 def extent(value, reads, dims, line, cached) -> tuple[int, int, int, int, int, int]:
-    """(frames, rows, columns, top, left, mask) of a value: what of it is read again, and the zeros around."""
+    """(frames, rows, columns, top, left, mask) of a value: what of it is read again, and the zeros around.
+
+    `cached`: of what is attended to, the pixels that have to be kept (0: all); None of other values.
+    """
     _, height, width = dims
     height, width = -(-height // value.every), -(-width // value.every)
     up, down = max((-r.rows for r in reads), default=0), max((r.rows for r in reads), default=0)
     back, ahead = max((-r.columns for r in reads), default=0), max((r.columns for r in reads), default=0)
     before = max((-r.frames for r in reads), default=0)
     up, down, back, ahead = max(up, 0), max(down, 0), max(back, 0), max(ahead, 0)
-    if cached:
-        return dims[0], height, width, 0, 0, -1
+    if cached is not None:
+        ring = 1 << (cached - 1).bit_length() if line and cached else width
+        return (1, 1, ring, 0, 0, ring - 1) if ring < width else (dims[0], height, width, 0, 0, -1)
     moves = up or down or back or ahead or before or value.clock in EARLY or value.every > 1
     if value.carried or value.clock == "once" or not moves:
         return 1, 1, 1, 0, 0, -1
@@ -178,6 +182,13 @@ def extent(value, reads, dims, line, cached) -> tuple[int, int, int, int, int, i
         ring = 1 << back.bit_length()
         return 1, 1, ring, 0, 0, ring - 1
     return 1, up + 1, width + back + ahead, 0, back, -1
+
+
+def aligned(size: int) -> np.ndarray:
+    """Zeros (size,) float32 that begin where a line of the processor's cache does."""
+    room = np.zeros(size + 16, np.float32)
+    first = -room.ctypes.data % 64 // 4
+    return room[first : first + size]
 
 
 class Lowering:
@@ -207,12 +218,24 @@ class Lowering:
         )
         return len(self.reads) - 1
 
-    def keep(self, array: np.ndarray) -> int:
-        """Put weights (n,) or (rows, n) into memory, rows padded with zeros; gives where they begin."""
-        rows = padded(np.atleast_2d(array))
-        self.weights.append(rows.ravel())
-        self.used += rows.size
-        return self.used - rows.size
+    def keep(self, array: np.ndarray, stripes: int = 0) -> int:
+        """Put weights (n,) or (m, n) into memory, row by row, or as stripes of so many rows; gives where they begin."""
+        array = np.atleast_2d(array)
+        size = len(array) * rounded(array.shape[1])
+        if not self.program.packed:
+            self.weights.append((striped(array, stripes) if stripes else padded(array)).ravel())
+        self.used += size
+        return self.used - size
+
+    def all_weights(self) -> np.ndarray:
+        """All that was kept, where a line of the processor's cache begins; made once for a program, then shared."""
+        if not self.program.packed:
+            found, first = aligned(self.used + VECTOR), 0
+            for part in self.weights:
+                found[first : first + part.size] = part
+                first += part.size
+            self.program.packed.append(found)
+        return self.program.packed[0]
 
     def emit(self, kind: str, out: Read, reads: Sequence[Read] = (), n: int = 0, **more: int) -> None:
         """A row of the table of operations."""
@@ -254,6 +277,9 @@ class Lowering:
             self.emit("fill", out, weight=self.keep(weights[0]))
         elif op.kind == "constant here":
             self.emit("fill here", out, weight=self.keep(weights[0]), a=rounded(out.width))
+        elif op.kind == "constant cycle":
+            rows = len(weights[0])
+            self.emit("fill cycle", out, weight=self.keep(weights[0]), a=rounded(out.width), b=rows)
         elif op.kind == "here":
             self.emit("copy here", out, op.reads)
         elif op.kind == "concat":
@@ -298,7 +324,7 @@ class Lowering:
         kind, step, apart = "dense", 0, rows * VECTOR
         if op.kind == "dense here onto":
             kind, step = "dense here", rows * rounded(out.width)
-        matrix = self.keep(striped(weights[0], rows))
+        matrix = self.keep(weights[0], rows)
         while inputs:
             alike = 1
             while alike < len(inputs) and self.alike(inputs[0], inputs[alike]):

@@ -89,6 +89,7 @@ OPS: dict[str, tuple[int | None, int, int | None, str]] = {
     "dense": (None, 2, 0, "b + Σᵢ Wᵢ xᵢ, W (Σ widths, N) in rows, summed in that order"),
     "dense onto": (None, 1, 0, "x₀ + Σᵢ₌₁ Wᵢ xᵢ"),
     "constant here": (0, 1, 0, "W[t], t the index of the pixel in the event, W (P, N)"),
+    "constant cycle": (0, 1, 0, "W[t mod P], t as above, W (P, N)"),
     "dense here onto": (None, 1, 0, "x₀ + Σᵢ₌₁ Wᵢ xᵢ with the t-th of the P blocks of W (P · Σ widths, N)"),
     "here": (1, 0, 0, "the numbers t · N to (t + 1) · N of x (P · N)"),
     "embed": (0, 1, 5, "W[symbol], n: frames, rows, columns, channel, and the row of W for outside (-1: 0)"),
@@ -148,7 +149,7 @@ ONTO = ("dense onto", "dense here onto")  # both begin with a copy of their firs
 HERE = ("constant here", "dense here onto", "here")  # their weights, or what they read, belong to the pixel
 EARLY = ("once", "frame", "back", "row")  # the clocks that tick for more than one pixel
 LEAST, HEAVIEST = -20.0, 8.0  # in a blend: the smallest ln p, and the largest weight learned
-FULL, LOCAL, STRIDED, FIXED = range(4)  # patterns of attention: see `Builder.attend`
+FULL, LOCAL, STRIDED, FIXED = range(4)  # patterns of attention: see `Builder.attend`; "block" is FIXED
 
 
 @dataclass(frozen=True)
@@ -181,6 +182,11 @@ class Program:
         for op in self.ops:
             found[self.clock(op)].append(op)
         return found
+
+    @cached_property
+    def packed(self) -> list[np.ndarray]:
+        """Room for the weights as the strict executor wants them: `layout` puts them there for all that run it."""
+        return []
 
     @cached_property
     def pixels(self) -> int:
@@ -274,6 +280,21 @@ def mixer_of(program: Program, op: Op) -> np.ndarray:
     return mixing.plan_of(program.symbols, bits, words, orders)
 
 
+def look_back(op: Op) -> int:
+    """How many pixels, its own included, an `attend` may have to look back over; 0: all there are."""
+    _, pattern, length, summary = op.numbers
+    return length if pattern == LOCAL or (pattern == FIXED and not summary) else 0
+
+
+def caches(program: Program) -> dict[int, int]:
+    """The values that are attended to, and how many pixels each has to be kept for; 0: all."""
+    found: dict[int, list[int]] = {}
+    for op in program.ops:
+        for read in op.reads[1:] if op.kind == "attend" else ():
+            found.setdefault(read.value, []).append(look_back(op))
+    return {value: max(backs) if all(backs) else 0 for value, backs in found.items()}
+
+
 def read_text(read: Read, program: Program) -> str:
     """v3, v3[64:128], v3 at (0, -1, +1)."""
     whole = (read.first, read.width) == (0, program.values[read.value].width)
@@ -318,10 +339,10 @@ def validate(program: Program) -> Program:
     require(len(pixels) == 1, f"it is for events of {min(pixels)} pixels and for events of {max(pixels)}")
     masses = program.symbols * sum(op.reads[0].width // 3 for op in program.ops if op.kind == "logistics")
     require(masses <= MOST_MASSES, f"it adds up {masses} masses a pixel, {MOST_MASSES} are allowed")
-    caches = {read.value for op in program.ops if op.kind == "attend" for read in op.reads[1:]}
+    attended = caches(program)
     for read in program.reads():
         require(
-            read.value not in caches or read.here,
+            read.value not in attended or read.here,
             f"{read_text(read, program)} is read, and v{read.value} is attended to: attend to a copy",
         )
     return program
@@ -422,6 +443,13 @@ def _pixels(program, op):
 
 def _constant_here(program, op, n, widths):
     return [(_pixels(program, op), n)]
+
+
+def _constant_cycle(program, op, n, widths):
+    clock, rows = program.clock(op), program.weights[op.weights[0]].shape[0]
+    require(clock not in EARLY, f"{op.kind!r} belongs to a pixel, the clock {clock!r} does not")
+    within(rows, 1, MOST_WIDTH, f"the number of rows of {op.kind!r}")
+    return [(rows, n)]
 
 
 def _dense_here(program, op, n, widths):
@@ -569,6 +597,7 @@ SHAPES = {
     "dense": _dense,
     "dense onto": _dense_onto,
     "constant here": _constant_here,
+    "constant cycle": _constant_cycle,
     "dense here onto": _dense_here,
     "here": _part_here,
     "embed": _embed,

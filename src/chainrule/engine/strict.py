@@ -15,7 +15,7 @@ import numpy as np
 from chainrule.coding import check_count, finished, new_decoder, new_encoder, words_of
 from chainrule.engine import kernels
 from chainrule.engine.builder import Builder
-from chainrule.engine.layout import LIMIT, layout, rounded, striped
+from chainrule.engine.layout import LIMIT, aligned, layout, rounded, striped
 from chainrule.engine.mixing import SIZE, memories, plan_of
 from chainrule.engine.program import Program
 from chainrule.errors import ChainruleError
@@ -26,7 +26,7 @@ GROUP = 32  # lanes that are computed side by side: what they need stays in the 
 MIXED = 50_000  # multiply-adds that take as long as a mixer at a symbol
 CHUNK = 3e8  # multiply-adds between two looks at the clock and at Ctrl-C: some hundredths of a second
 GLIMPSE = 3e7  # the same where somebody watches
-ANSWER = "20b5999a0608b7bc5e5d46b5c4c752d9f3971e499e9aa7631cd66347cb2e1473"
+ANSWER = "ba2a848979d31c195106cc7ff11d2295bacc33bc3b12c8f9804554edeb5a640a"
 
 Tick = Callable[[int], object]
 
@@ -67,10 +67,7 @@ class Strict:
         self.program, self.event, self.lanes, self.t = program, tuple(event), lanes, 0
         groups = max(1, -(-lanes // (group or GROUP)))
         each = max(1, -(-lanes // groups))
-        tables = layout(program, event, each)
-        weights = aligned(len(tables.weights))
-        weights[:] = tables.weights
-        self.tables = tables._replace(weights=weights)
+        self.tables = tables = layout(program, event, each)
         self.scratch = kernels.scratch_for(len(tables.reads), program.symbols)
         self.length = int(np.prod(event, dtype=np.int64))
         self.everybody = np.full(self.length, lanes, np.int64)  # the lanes that go on at each step: all
@@ -142,13 +139,14 @@ class Strict:
         uniforms: np.ndarray,
         temperature: float = 1.0,
         top_p: float = 1.0,
+        top_k: int = 0,
         tick: Tick | None = None,
     ) -> np.ndarray:
         """Walk to the end: symbols (lanes, N) stay where `known` (N,), and are drawn elsewhere.
 
         `uniforms` (lanes, N) in (0, 1] are what they are drawn with.
         """
-        for begin, end in self._filling(symbols, known, uniforms, temperature, top_p, CHUNK):
+        for begin, end in self._filling(symbols, known, uniforms, temperature, top_p, top_k, CHUNK):
             if tick is not None:
                 tick(self.lanes * (end - begin))
         return self.context.symbols[: self.lanes]
@@ -160,16 +158,19 @@ class Strict:
         uniforms: np.ndarray,
         temperature: float = 1.0,
         top_p: float = 1.0,
+        top_k: int = 0,
     ) -> Iterator[np.ndarray]:
         """As `fill`, bit for bit; yields the symbols (lanes, n) as they come, some hundredths of a second at a time."""
-        for begin, end in self._filling(symbols, known, uniforms, temperature, top_p, GLIMPSE):
+        for begin, end in self._filling(symbols, known, uniforms, temperature, top_p, top_k, GLIMPSE):
             yield self.context.symbols[: self.lanes, begin:end].copy()
 
-    def _filling(self, symbols, known, uniforms, temperature, top_p, work) -> Iterator[tuple[int, int]]:
+    def _filling(
+        self, symbols, known, uniforms, temperature, top_p, top_k, work
+    ) -> Iterator[tuple[int, int]]:
         """Fill in a stretch at a time; yields where it begins and ends."""
         self._known(symbols[:, known])
         self.context.symbols[: self.lanes] = symbols
-        needs = {"known": known, "uniforms": uniforms, "settings": np.array([temperature, top_p])}
+        needs = {"known": known, "uniforms": uniforms, "settings": np.array([temperature, top_p, top_k])}
         yield from self._stretches(kernels.FILL_IN, self.everybody, work, **needs)
 
     def encode(
@@ -226,7 +227,7 @@ class Strict:
 
 NOBODY = kernels.Choice(
     kernels.PEEK,
-    *(np.zeros(0, bool), np.zeros((0, 0)), np.zeros(2)),
+    *(np.zeros(0, bool), np.zeros((0, 0)), np.zeros(3)),
     *(np.zeros(4, np.uint64), np.zeros(0, np.uint32), np.zeros(0), np.zeros((0, 0), np.float32)),
 )
 DAMAGED = "the coded stream is damaged: no symbol has this code"
@@ -247,13 +248,6 @@ def _product(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     with ieee():
         kernels.multiply(memory, kernels.scratch_for(1, 1), rows, inner, striped(right, inner).ravel(), width)
     return np.ascontiguousarray(memory[rows * inner :].reshape(rows, width)[:, :columns])
-
-
-def aligned(size: int) -> np.ndarray:
-    """Zeros (size,) float32 that begin where a line of the processor's cache does."""
-    room = np.zeros(size + 16, np.float32)
-    first = -room.ctypes.data % 64 // 4
-    return room[first : first + size]
 
 
 def in_threads(function: Callable[[Any], Any], items: Iterable[Any], threads: int) -> Iterator[Any]:
@@ -310,16 +304,21 @@ def known_answer() -> str:
 
 
 def known_line() -> Program:
-    """A blend, which only a line of symbols can have."""
-    p = Builder(symbols=4)
+    """A blend, which only a line of symbols can have; attention that is kept in rings; a cycle; wide products."""
+    weight, p = weights_of_integers(), Builder(symbols=4)
+    x = p.embed(weight(5, 112), columns=-1, outside=4, onto=p.constant_cycle(weight(7, 112)), clock="pixel")
+    keys = p.norm(x, weight(112), weight(112))
+    values = p.dense(keys, weight=weight(112, 112), bias=weight(112))
+    looks = [p.attend(x, keys, values, heads, how, n) for heads, how, n in [(1, "block", 5), (7, "local", 3)]]
+    said = p.dense(*looks, weight=weight(224, 4))
     last = p.embed(
         np.arange(-10, 10, dtype=np.float32).reshape(5, 4) / 4, columns=-1, outside=4, clock="pixel"
     )
-    return p.finish([p.blend([last, p.mix(8, 1, (1, 2)), p.constant(np.arange(4) / 8)], rate=0.125)])
+    return p.finish([p.blend([last, p.mix(8, 1, (1, 2)), p.constant(np.arange(4) / 8), said], rate=0.125)])
 
 
-def known_program(pixels: int = 12) -> Program:
-    """Every clock, and every operation but blends; its weights come from integers, so they are the same everywhere."""
+def weights_of_integers() -> Callable[..., np.ndarray]:
+    """A function that gives float32 of any shape, other ones at each call, and the same on every machine."""
     count = 0
 
     def weight(*shape: int) -> np.ndarray:
@@ -329,6 +328,12 @@ def known_program(pixels: int = 12) -> Program:
         count += n
         return ((integers - 32768) / np.float64(1 << 15)).astype(np.float32).reshape(shape)
 
+    return weight
+
+
+def known_program(pixels: int = 12) -> Program:
+    """Every clock, and every operation but those of `known_line`."""
+    weight = weights_of_integers()
     p = Builder(symbols=4, channels=2, classes=3, features=2, axes="grid")
     tiny = p.constant(np.array([1e-39, -2e-40, 1e-45], np.float32))
     subnormal = p.dense(tiny, weight=weight(3, 5), bias=np.full(5, 1e-39, np.float32))

@@ -276,7 +276,7 @@ def completions(subject: Subject) -> str:
     events = np.stack([np.asarray(data.x[i]) for i in index]).astype(np.int64)
     context = None if data.context is None else torch.from_numpy(np.asarray(data.context)[index].repeat(each))
     # one walk for all rows: item i is drawn with the random numbers (2, i)
-    drawn = fill(subject.run.chain, events.repeat(each, axis=0), known, context, 1.0, 1.0, 2, 0, None)
+    drawn = fill(subject.run.chain, events.repeat(each, axis=0), known, context, 1.0, 1.0, 0, 2, 0, None)
     return sections.completions_section(events, known, list(drawn.reshape(-1, each, *shape)), subject.levels)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
+from inspect import signature
 from typing import Any
 
 import torch
@@ -21,8 +22,14 @@ from chainrule.train import Batch, Plan, Training
 Options = dict[str, Any]
 
 
-def training_options(name: str, batch=None, lr=None, compile=None, bfloat16=None) -> Options:
-    """Items a step, rate, window and so on: what the model suggests, unless something else was asked for."""
+def training_options(
+    name: str, args: dict[str, Any], batch=None, lr=None, compile=None, bfloat16=None
+) -> Options:
+    """Items a step, rate, window and so on: what the model suggests, unless something else was asked for.
+
+    A window that is a name is what that argument of the model is.
+    """
+    cls = store.resolve(name, TABLE)
     suggested = {
         "batch": 32,
         "lr": 3e-3,
@@ -30,8 +37,11 @@ def training_options(name: str, batch=None, lr=None, compile=None, bfloat16=None
         "bfloat16": False,
         "carry": False,
         "compile": None,
-        **getattr(store.resolve(name, TABLE), "TRAINING", {}),
+        **getattr(cls, "TRAINING", {}),
     }
+    if isinstance(suggested["window"], str):
+        argument = suggested["window"]
+        suggested["window"] = args.get(argument, signature(cls).parameters[argument].default)
     given = {"batch": batch, "lr": lr, "compile": compile, "bfloat16": bfloat16}
     return {**suggested, **{k: v for k, v in given.items() if v is not None}}
 
@@ -123,12 +133,12 @@ def options_of_all(info: dict[str, Any], **given: Any) -> dict[str, Any]:
     """The training options of a model, or of each of its parts; takes "from" out of the arguments of parts."""
     parts = info["args"].get("parts")
     if not isinstance(parts, list):
-        return training_options(info["model"], **given)
+        return training_options(info["model"], info["args"], **given)
     options = []
     for part in parts:
         source = part.pop("from", None)
         known = None if source is None else {"from": source, "sha256": identity(source)}
-        options.append(known or training_options(part.get("model"), **given))
+        options.append(known or training_options(part.get("model"), part.get("args", {}), **given))
     return {"parts": options}
 
 

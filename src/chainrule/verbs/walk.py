@@ -111,6 +111,7 @@ def sample(
     *,
     temperature: float = 1.0,
     top_p: float = 1.0,
+    top_k: int = 0,
     seed: int = 0,
     first: int = 0,
     tick: Callable[[int], object] | None = None,
@@ -122,12 +123,13 @@ def sample(
         context: (n,) classes.
         temperature: logits are divided by it; 0 takes the most probable symbol.
         top_p: keep the smallest set of symbols whose probability reaches it (at least one).
+        top_k: keep the most probable symbols only, so many; `top_p` is then a share of what they have. 0: all.
         seed, first: item i of the result is drawn with the random numbers (seed, first + i), whatever n is.
         tick: called with the number of symbols done, for progress bars.
     """
     shape = event_of(chain, event)
     nothing = np.zeros((n, *shape), dtype=np.int64), np.zeros(shape, dtype=bool)
-    return fill(chain, *nothing, context, temperature, top_p, seed, first, tick)
+    return fill(chain, *nothing, context, temperature, top_p, top_k, seed, first, tick)
 
 
 def complete(
@@ -139,6 +141,7 @@ def complete(
     *,
     temperature: float = 1.0,
     top_p: float = 1.0,
+    top_k: int = 0,
     seed: int = 0,
     tick: Callable[[int], object] | None = None,
 ) -> np.ndarray:
@@ -148,7 +151,8 @@ def complete(
     the chain's order this is the exact conditional distribution; for other masks it is causal filling, not
     the posterior given what is known later.
     """
-    return fill(chain, copies_of(chain, x, known, n), known, context, temperature, top_p, seed, 0, tick)
+    copies = copies_of(chain, x, known, n)
+    return fill(chain, copies, known, context, temperature, top_p, top_k, seed, 0, tick)
 
 
 def stream(
@@ -159,6 +163,7 @@ def stream(
     *,
     temperature: float = 1.0,
     top_p: float = 1.0,
+    top_k: int = 0,
     seed: int = 0,
 ) -> Iterator[np.ndarray]:
     """One completion as it is drawn: yields its next symbols (n,), in the order in which the chain predicts them.
@@ -175,19 +180,19 @@ def stream(
         True
     """
     copies = copies_of(chain, x, known, 1)
-    check_filter(temperature, top_p)
+    check_filter(temperature, top_p, top_k)
     check_classes(chain, 1, context)
     chain.eval()
     flat, given = copies.reshape(1, -1), known.reshape(-1)
     uniforms = uniform_stream(seed, 0, known.size)[None]
     program = program_of(chain) if single(chain) else None
     if program is None or not flat.size:
-        choose = chooser(flat, given, uniforms, temperature, top_p)
+        choose = chooser(flat, given, uniforms, temperature, top_p, top_k)
         for _, symbol in walk(chain, choose, x.shape, 1, context):
             yield symbol.numpy()
         return
     run = Strict(program, x.shape, 1, None if context is None else context.numpy())
-    for symbols in run.stream(flat, given, uniforms, temperature, top_p):
+    for symbols in run.stream(flat, given, uniforms, temperature, top_p, top_k):
         yield symbols[0].astype(np.int64)
 
 
@@ -203,16 +208,16 @@ def copies_of(chain: Chain, x: np.ndarray, known: np.ndarray, n: int) -> np.ndar
     return np.repeat(x[None].astype(np.int64), n, axis=0)
 
 
-def fill(chain, x, known, context, temperature, top_p, seed, first, tick) -> np.ndarray:
+def fill(chain, x, known, context, temperature, top_p, top_k, seed, first, tick) -> np.ndarray:
     """Walk along (n, *event) events: given where `known` (*event), drawn elsewhere."""
-    check_filter(temperature, top_p)
+    check_filter(temperature, top_p, top_k)
     check_classes(chain, len(x), context)
     chain.eval()
     flat, given = x.reshape(len(x), known.size), known.reshape(-1)
     streams = [uniform_stream(seed, first + i, known.size) for i in range(len(x))]
     uniforms = np.array(streams).reshape(flat.shape)
     program = program_of(chain) if single(chain) else None
-    settings = temperature, top_p, tick
+    settings = temperature, top_p, top_k, tick
     if program is None or not flat.size:
         return fill_step_by_step(chain, x, flat, given, uniforms, context, *settings)
 
@@ -220,7 +225,7 @@ def fill(chain, x, known, context, temperature, top_p, seed, first, tick) -> np.
         classes = None if context is None else context[lanes].numpy()
         run = Strict(program, x.shape[1:], lanes.stop - lanes.start, classes)
         listen = tell if lanes.start == 0 else None
-        return run.fill(flat[lanes], given, uniforms[lanes], temperature, top_p, listen)
+        return run.fill(flat[lanes], given, uniforms[lanes], temperature, top_p, top_k, listen)
 
     done = 0
 
@@ -236,10 +241,12 @@ def fill(chain, x, known, context, temperature, top_p, seed, first, tick) -> np.
     return np.concatenate(list(in_threads(part, slices, threads))).astype(np.int64).reshape(x.shape)
 
 
-def fill_step_by_step(chain, x, flat, given, uniforms, context, temperature, top_p, tick) -> np.ndarray:
+def fill_step_by_step(
+    chain, x, flat, given, uniforms, context, temperature, top_p, top_k, tick
+) -> np.ndarray:
     """As `fill`, for a chain without a program."""
 
-    choose = chooser(flat, given, uniforms, temperature, top_p)
+    choose = chooser(flat, given, uniforms, temperature, top_p, top_k)
     for done, (i, symbols) in enumerate(walk(chain, choose, x.shape[1:], len(x), context)):
         flat[:, i] = symbols.numpy()
         if tick is not None:
@@ -247,19 +254,21 @@ def fill_step_by_step(chain, x, flat, given, uniforms, context, temperature, top
     return flat.reshape(x.shape)
 
 
-def chooser(flat, given, uniforms, temperature, top_p) -> Choose:
+def chooser(flat, given, uniforms, temperature, top_p, top_k) -> Choose:
     """Chooses what stands in `flat` (B, N) where it is `given` (N,), and draws the rest."""
 
     def choose(i: int, logits: Tensor) -> Tensor:
         if given[i]:
             return torch.from_numpy(flat[:, i])
-        return draw(logits, torch.from_numpy(uniforms[:, i]), temperature, top_p)
+        return draw(logits, torch.from_numpy(uniforms[:, i]), temperature, top_p, top_k)
 
     return choose
 
 
-def check_filter(temperature: float, top_p: float) -> None:
+def check_filter(temperature: float, top_p: float, top_k: int = 0) -> None:
     """One clear line for a temperature or a nucleus that there cannot be."""
+    if top_k < 0:
+        raise ChainruleError(f"top_k is {top_k}: take the number of symbols to keep, or 0 for all")
     if not 0 <= temperature < math.inf:
         raise ChainruleError(f"the temperature is {temperature}: take 0 (the most probable symbol) or more")
     if not 0 <= top_p <= 1:
@@ -278,7 +287,9 @@ def check_classes(chain: Chain, batch: int, context: Tensor | None) -> None:
         raise ChainruleError(f"the classes given are {found}, the model knows 0 to {chain.classes - 1}")
 
 
-def draw(logits: Tensor, uniform: Tensor, temperature: float = 1.0, top_p: float = 1.0) -> Tensor:
+def draw(
+    logits: Tensor, uniform: Tensor, temperature: float = 1.0, top_p: float = 1.0, top_k: int = 0
+) -> Tensor:
     """Symbols (B,) of softmax(logits / temperature) (B, K) by inverting the distribution at `uniform` (B,)."""
     if temperature == 0:
         return logits.argmax(-1)
@@ -286,18 +297,26 @@ def draw(logits: Tensor, uniform: Tensor, temperature: float = 1.0, top_p: float
     if not top.isfinite().all():
         raise ChainruleError("the model gives logits that are not numbers: did training diverge? Lower --lr")
     probs = torch.softmax((logits.double() - top) / temperature, -1)
-    if top_p < 1:
-        probs = nucleus(probs, top_p)
+    if top_p < 1 or top_k:
+        probs = nucleus(probs, top_p, top_k)
     below = probs.cumsum(-1)
     return (below < (uniform * below[:, -1])[:, None]).sum(-1).clamp(max=logits.shape[-1] - 1)
 
 
-def nucleus(probs: Tensor, top_p: float) -> Tensor:
-    """Zero all but the most probable symbols that together reach `top_p`; at least one stays."""
-    ordered, index = probs.sort(-1, descending=True)
+def nucleus(probs: Tensor, top_p: float, top_k: int = 0) -> Tensor:
+    """Zero all but the most probable symbols: at most `top_k`, and of these those that reach the share `top_p`.
+
+    At least one stays; of equal ones the first do.
+
+    >>> nucleus(torch.tensor([[0.2, 0.5, 0.2, 0.1]]), top_p=1.0, top_k=2)
+    tensor([[0.2000, 0.5000, 0.0000, 0.0000]])
+    """
+    ordered, index = probs.sort(dim=-1, descending=True, stable=True)
+    if top_k:
+        ordered[..., top_k:] = 0
     before = ordered.cumsum(-1) - ordered
-    kept = torch.where((before < top_p) | (before == 0), ordered, torch.zeros_like(ordered))
-    return torch.zeros_like(probs).scatter(-1, index, kept)
+    kept = (before < top_p * ordered.sum(-1, keepdim=True)) | (before == 0)
+    return torch.zeros_like(probs).scatter(-1, index, torch.where(kept, ordered, 0))
 
 
 def uniform_stream(seed: int, item: int, length: int) -> np.ndarray:
