@@ -100,6 +100,9 @@ PLAIN = {
     "image-transformer": {"units": 0, "head": 32},
     "gpt": {"window": 1},
 }  # settings in which only padding can tell a border
+RULES = {  # of chains that see less than everything before
+    "gpt": "blocks of 4: the symbols of its block before it, and the last one before the block",
+}
 UNTRAINED = {"uniform", "counting"}  # chains without parameters
 
 
@@ -297,7 +300,7 @@ def test_a_chain_says_what_it_is(name):
     assert all(p.default is not p.empty for p in inspect.signature(cls).parameters.values())
     carries = hasattr(cls, "rest") or cls.ADAPTS
     rule = "carried state: all symbols before it" if carries else "whole event: the symbols before it"
-    assert store.build(name, cls.SIZES["tiny"], CHAINS).context_rule() == rule
+    assert store.build(name, cls.SIZES["tiny"], CHAINS).context_rule() == RULES.get(name, rule)
 
 
 @pytest.mark.parametrize(("kernel", "first_kernel", "layers"), [(3, 7, 1), (5, 3, 2), (1, 5, 2), (3, 1, 3)])

@@ -104,7 +104,7 @@ def test_scores_come_in_parts_of_some_blocks(monkeypatch):
     context = torch.tensor([0, 1, 1])
     with torch.no_grad():
         whole = chain.log_probs(x, context)
-        monkeypatch.setattr("chainrule.chains.gpt.CHUNK", 8)
+        monkeypatch.setattr("chainrule.layers.blocks.CHUNK", 8)
         torch.testing.assert_close(chain.log_probs(x, context), whole)
 
 

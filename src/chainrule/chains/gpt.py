@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -11,14 +10,14 @@ from torch.nn import functional as F
 
 from chainrule.errors import ChainruleError
 from chainrule.layers import gpt2
-from chainrule.layers.sequence import before_each
-from chainrule.model import Chain, check_sizes, pick
+from chainrule.layers.attention import PreNorm, norm_program
+from chainrule.layers.blocks import InBlocks, of_rows, within_texts
+from chainrule.model import check_sizes
 
-CHUNK = 2048  # symbols scored at a time
 SPREAD = 0.02  # standard deviation of the weights at the start
 
 
-class GPT(Chain):
+class GPT(InBlocks):
     """Texts of any length by layers of self-attention, in blocks of `window` symbols.
 
     With E the table of symbols, P that of positions, s_t the symbol before position t, n a layer normalisation with
@@ -30,16 +29,11 @@ class GPT(Chain):
         after it   u <- u + W_b gelu(W_a n(u))                         the tanh form, 4 `width` hidden units
         logits     n(u) Eᵀ, or n(u) W of its own where not `tied`
 
-    A layer normalises what it is given (Radford et al. 2019, section 2.3). S_t = {j ≤ t in the block of t}, where
-    blocks are the positions 0..window - 1, window..2 window - 1, ...: the first position of a block knows the symbol
-    before it and no other, the last one all of its block. So the parallel pass and the step agree on texts of any
-    length, and no cache grows stale. A score of a long text is that of consecutive blocks, none overlapping.
+    A layer normalises what it is given (Radford et al. 2019, section 2.3). S_t = {j ≤ t in the block of t}: see
+    `chainrule.layers.blocks`.
 
     Before the first symbol s_0 is "nothing yet", a row of E of its own. GPT-2 has none: its texts begin after an
     end-of-text token, and `begin` names the symbol that stands for nothing (50256 there).
-
-    Trained on streams of one window each (`loss_from`): a window begins with the symbol before it, as a block does.
-    Where a text ends and another begins within a window, positions begin anew, and nothing looks back over the end.
 
     Args:
         symbols: K, 256 for bytes.
@@ -93,7 +87,7 @@ class GPT(Chain):
         self.positions = nn.Embedding(window, width)
         self.condition = nn.Embedding(classes, width) if classes else None
         self.drop = nn.Dropout(dropout)
-        self.layers = nn.ModuleList(Layer(width, heads, dropout, bias) for _ in range(layers))
+        self.layers = nn.ModuleList(PreNorm(width, heads, dropout, bias) for _ in range(layers))
         self.norm = nn.LayerNorm(width, bias=bias)
         self.out = None if tied else nn.Linear(width, symbols, bias=False)
         self._initialise()
@@ -137,59 +131,6 @@ class GPT(Chain):
             raise ChainruleError('GPT-2 has no row for "nothing yet": build the model with begin=, a symbol')
         gpt2.write(folder, self.args, self.state_dict())
 
-    @classmethod
-    def configure(cls, data) -> dict:
-        """Constructor arguments that the data imply."""
-        return {"symbols": data.levels, "classes": len(data.classes)}
-
-    def logits(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """x (B, *event) -> (B, *event, K)."""
-        flat = x.flatten(1).long()
-        u = self._run(self._blocks(before_each(flat, self.nothing)), context)
-        return self._head(joined(u, flat)).reshape(*x.shape, self.symbols)
-
-    def log_probs(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """log p of every symbol (B, *event) in nats, float64; some blocks at a time."""
-        flat = x.flatten(1).long()
-        if not flat.numel():
-            return x.double()
-        before, symbols = (self._blocks(z) for z in (before_each(flat, self.nothing), flat))
-        classes = () if context is None else of_rows(context, len(before))
-        found, count = [], max(1, CHUNK // symbols.shape[1])
-        for i in range(0, len(symbols), count):
-            part = slice(i, i + count)
-            u = self._run(before[part], None if context is None else classes[part])
-            found.append(pick(self._head(u), symbols[part]))
-        return joined(torch.cat(found), flat).reshape(x.shape)
-
-    def stretches(self, x: Tensor, context: Tensor | None = None, size: int = CHUNK) -> Iterator[Tensor]:
-        """The logits (B, size, K) of one stretch after another, each from the blocks that it lies in."""
-        before = before_each(x.flatten(1).long(), self.nothing)
-        for first in range(0, before.shape[1], size):
-            begin = first - first % self.window
-            part = before[:, begin : first + size]
-            yield self._head(joined(self._run(self._blocks(part), context), part)[:, first - begin :])
-
-    def rest(self, batch: int) -> Tensor:
-        """What is carried from window to window: nothing."""
-        return self.embed.weight.new_zeros(batch, 0)
-
-    def loss_from(
-        self, state: Tensor, x: Tensor, before: Tensor, context: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """The mean −log p of x (B, T) in nats, each row a block, or several; and the state, which stays empty.
-
-        Args:
-            before: (B, T) what came before each symbol, −1 where nothing did: there positions begin anew.
-            context: (B, T) classes.
-        """
-        begins = before < 0
-        symbols = self._blocks(before.masked_fill(begins, self.nothing))
-        classes = None if context is None else self._blocks(context)
-        inner = self._blocks(begins) if begins[:, 1:].any() else None
-        logits = self._head(joined(self._run(symbols, classes, inner), x))
-        return F.cross_entropy(logits.flatten(0, 1).float(), x.flatten().long()), state
-
     def program(self, p):
         """The same for one position; keys and values of a block are kept."""
         cycle = p.constant_cycle(self.positions.weight)
@@ -200,18 +141,7 @@ class GPT(Chain):
             u = layer.program(p, u, self.window)  # type: ignore[operator]
         return [p.dense(norm_program(p, u, self.norm), weight=self._output().T)]
 
-    def _blocks(self, z: Tensor) -> Tensor:
-        """(B, T) -> (B · blocks, S): consecutive positions; what the last block of a row lacks is 0."""
-        size = max(1, min(self.window, z.shape[1]))
-        return F.pad(z, (0, -z.shape[1] % size)).reshape(-1, size)
-
     def _run(self, before: Tensor, context: Tensor | None, begins: Tensor | None = None) -> Tensor:
-        """What is known of each position of blocks: symbols before it (R, S) -> (R, S, D).
-
-        Args:
-            context: classes of the items (B,), each of which has R / B blocks, or of the positions (R, S).
-            begins: (R, S) where another text begins, if any does within a block.
-        """
         place, mask = torch.arange(before.shape[1], device=before.device), None
         if begins is not None:
             place, mask = within_texts(begins)
@@ -225,78 +155,8 @@ class GPT(Chain):
         return self.norm(u)
 
     def _head(self, u: Tensor) -> Tensor:
-        """(..., D) -> logits (..., K)."""
         return F.linear(u, self._output())
 
     def _output(self) -> Tensor:
         """The weights (K, D) of the logits."""
         return self.embed.weight[: self.symbols] if self.out is None else self.out.weight
-
-
-class Layer(nn.Module):
-    """Attention over the positions of a block, then a feed-forward layer: (R, S, D) -> the same."""
-
-    def __init__(self, width: int, heads: int, dropout: float, bias: bool):
-        super().__init__()
-        self.heads, self.dropout = heads, dropout
-        self.ask_norm, self.up_norm = nn.LayerNorm(width, bias=bias), nn.LayerNorm(width, bias=bias)
-        self.ask = nn.Linear(width, 3 * width, bias=bias)  # queries, keys, values
-        self.answer = nn.Linear(width, width, bias=bias)
-        self.up, self.down = nn.Linear(width, 4 * width, bias=bias), nn.Linear(4 * width, width, bias=bias)
-
-    def forward(self, u: Tensor, mask: Tensor | None = None) -> Tensor:
-        """`mask`: (R, 1, S, S) where a position may look; None: at its own and all before."""
-        q, k, v = self.ask(self.ask_norm(u)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        dropout = self.dropout if self.training else 0.0
-        seen = F.scaled_dot_product_attention(q, k, v, mask, dropout, is_causal=mask is None)
-        u = u + self._dropped(self.answer(seen.transpose(1, 2).flatten(2)))  # (R, heads, S, d) -> (R, S, D)
-        hidden = F.gelu(self.up(self.up_norm(u)), approximate="tanh")
-        return u + self._dropped(self.down(hidden))
-
-    def _dropped(self, x: Tensor) -> Tensor:
-        return F.dropout(x, self.dropout, self.training)
-
-    def program(self, p, u, window: int):
-        n = norm_program(p, u, self.ask_norm)
-        biases = [None] * 3 if self.ask.bias is None else self.ask.bias.chunk(3)
-        q, k, v = (
-            p.dense(n, weight=w.T, bias=b) for w, b in zip(self.ask.weight.chunk(3), biases, strict=True)
-        )
-        seen = p.attend(q, k, v, self.heads, pattern="block", length=window)
-        u = p.add(u, dense_program(p, seen, self.answer))
-        hidden = p.pointwise("gelu", dense_program(p, norm_program(p, u, self.up_norm), self.up))
-        return p.add(u, dense_program(p, hidden, self.down))
-
-
-def joined(z: Tensor, like: Tensor) -> Tensor:
-    """Blocks (B · blocks, S, ...) of rows `like` (B, T) -> (B, T, ...)."""
-    batch, length = like.shape
-    return z.reshape(batch, -1, *z.shape[2:])[:, :length] if batch else z.new_zeros(0, length, *z.shape[2:])
-
-
-def of_rows(context: Tensor, rows: int) -> Tensor:
-    """Classes of items (B,) -> of their blocks (R,); those of positions stay as they are."""
-    return context.repeat_interleave(rows // max(1, len(context))) if context.ndim == 1 else context
-
-
-def within_texts(begins: Tensor) -> tuple[Tensor, Tensor]:
-    """Places (R, S) counted from where a text begins, and where each may look (R, 1, S, S): at its own text only.
-
-    >>> place, mask = within_texts(torch.tensor([[False, False, True]]))
-    >>> place.tolist(), mask.int().tolist()
-    ([[0, 1, 0]], [[[[1, 0, 0], [1, 1, 0], [0, 0, 1]]]])
-    """
-    count = torch.arange(begins.shape[1], device=begins.device)
-    place = count - torch.where(begins, count, 0).cummax(1).values
-    text = begins.cumsum(1)
-    return place, ((text[:, :, None] == text[:, None]) & (count[:, None] >= count))[:, None]
-
-
-def norm_program(p, u, layer: nn.LayerNorm):
-    """A `LayerNorm` as an operation of a step program."""
-    return p.norm(u, layer.weight, torch.zeros_like(layer.weight) if layer.bias is None else layer.bias)
-
-
-def dense_program(p, x, layer: nn.Linear):
-    """A `Linear` as an operation of a step program."""
-    return p.dense(x, weight=layer.weight.T, bias=layer.bias)
