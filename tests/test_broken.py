@@ -22,7 +22,7 @@ from chainrule.chains.gated_pixelcnn import GatedPixelCNN
 from chainrule.chains.gpt import GPT
 from chainrule.chains.mlstm import MultiplicativeLSTM
 from chainrule.engine import Builder
-from chainrule.layers import conv, pixels, sequence
+from chainrule.layers import attention, conv, pixels, sequence
 from chainrule.model import Chain
 from contracts import (
     check_branches,
@@ -882,28 +882,27 @@ def test_an_lstm_that_reads_both_ways_is_caught(monkeypatch, cls):
 
 
 def attends(change):
-    """A GPT's attention in PyTorch with changed arguments: q, k, v, mask, dropout, is_causal."""
-    plain = F.scaled_dot_product_attention
-    return lambda q, k, v, mask, dropout, is_causal: plain(*change(q, k, v, mask, dropout, is_causal))
+    """Attention over the positions of a block whose mask is another one."""
+    return lambda q, k, v, mask, dropout: F.scaled_dot_product_attention(q, k, v, change(q))
 
 
-def sees_all(q, k, v, mask, dropout, is_causal):
-    return q, k, v, mask, dropout, False
+def sees_all(q):
+    return torch.ones(q.shape[2], q.shape[2], dtype=torch.bool)
 
 
-def sees_the_next(q, k, v, mask, dropout, is_causal):
-    return q, k, v, torch.ones(q.shape[2], k.shape[2], dtype=torch.bool).tril(1), dropout, False
+def sees_the_next(q):
+    return sees_all(q).tril(1)
 
 
-def mask_that_large_scores_beat(q, k, v, mask, dropout, is_causal):
-    return q, k, v, torch.full((q.shape[2],) * 2, -1e4, dtype=q.dtype).triu(1), dropout, False
+def mask_that_large_scores_beat(q):
+    return torch.full((q.shape[2],) * 2, -1e4, dtype=q.dtype).triu(1)
 
 
 @pytest.mark.parametrize("change", [sees_all, sees_the_next])
 def test_a_gpt_that_looks_ahead_is_caught(monkeypatch, change):
     chain = randomised(GPT(symbols=3, width=8, layers=2, heads=2, window=4), TEXT)
     check_causality(chain, TEXT)
-    monkeypatch.setattr(F, "scaled_dot_product_attention", attends(change))
+    monkeypatch.setattr(attention, "attention", attends(change))
     with pytest.raises(AssertionError, match="leaks into"):
         check_causality(chain, TEXT)
 
@@ -911,7 +910,7 @@ def test_a_gpt_that_looks_ahead_is_caught(monkeypatch, change):
 def test_a_gpt_whose_mask_is_no_infinity_is_caught(monkeypatch):
     chain = randomised(GPT(symbols=3, width=8, layers=2, heads=2, window=4), TEXT)
     check_extremes(chain, TEXT)
-    monkeypatch.setattr(F, "scaled_dot_product_attention", attends(mask_that_large_scores_beat))
+    monkeypatch.setattr(attention, "attention", attends(mask_that_large_scores_beat))
     with pytest.raises(AssertionError):
         check_extremes(chain, TEXT)
 

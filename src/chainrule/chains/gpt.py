@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from chainrule.errors import ChainruleError
 from chainrule.layers import gpt2
-from chainrule.layers.attention import PreNorm, norm_program
+from chainrule.layers.attention import PreNorm, dropped, norm_program
 from chainrule.layers.blocks import InBlocks, of_rows, within_texts
 from chainrule.model import check_sizes
 
@@ -86,7 +86,7 @@ class GPT(InBlocks):
         self.embed = nn.Embedding(symbols + (begin is None), width)
         self.positions = nn.Embedding(window, width)
         self.condition = nn.Embedding(classes, width) if classes else None
-        self.drop = nn.Dropout(dropout)
+        self.dropout = dropout
         self.layers = nn.ModuleList(PreNorm(width, heads, dropout, bias) for _ in range(layers))
         self.norm = nn.LayerNorm(width, bias=bias)
         self.out = None if tied else nn.Linear(width, symbols, bias=False)
@@ -149,7 +149,7 @@ class GPT(InBlocks):
         if self.condition is not None and context is not None:
             added = self.condition(of_rows(context, len(before)))
             u = u + (added if context.ndim == 2 else added[:, None])
-        u = self.drop(u)
+        u = dropped(u, self.dropout) if self.training else u
         for layer in self.layers:
             u = layer(u, mask)
         return self.norm(u)
