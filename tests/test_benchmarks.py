@@ -239,9 +239,12 @@ def test_text_minutes_scores_the_network_the_counts_and_both(benchmark, monkeypa
         module, "fit", lambda data=None, model=None, **more: fit(of_text(data), model, **more)
     )
     of_text = lambda data: Dataset(text, 256, "text", ("a",)) if data == "shakespeare" else data  # noqa: E731
-    monkeypatch.setitem(module.SETTINGS, "shakespeare", {0.002: {"width": 8, "embed": 4, "dropout": 0.0}})
+    sizes = {"width": 8, "embed": 4, "dropout": 0.0}
+    monkeypatch.setitem(module.SETTINGS, "shakespeare", {"mlstm": {0.002: sizes}})
     monkeypatch.setitem(module.COUNTS, "shakespeare", {"bits": 10})
-    options = argparse.Namespace(data="shakespeare", folder=tmp_path, minutes=None, peer=None, seed=0)
+    options = argparse.Namespace(
+        data="shakespeare", model="mlstm", folder=tmp_path, minutes=None, peer=None, seed=0
+    )
     rows = list(module.measured(options))
     assert [row["model"] for row in rows] == ["counting", "mlstm", "mixture"]
     assert rows[2]["nats_per_char"] < rows[1]["nats_per_char"] < np.log(256)
