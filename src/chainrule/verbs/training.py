@@ -36,6 +36,7 @@ def training_options(
         "window": None,
         "bfloat16": False,
         "carry": False,
+        "muon": False,
         "compile": None,
         **getattr(cls, "TRAINING", {}),
     }
@@ -101,7 +102,8 @@ def by_batches(
 
 def rates(options: Options) -> Options:
     """What a plan takes of the options."""
-    return {key: options[key] for key in ("lr", "compile", "bfloat16")}
+    muon = options.get("muon", False)  # runs of earlier versions say nothing about it
+    return {"muon": muon, **{key: options[key] for key in ("lr", "compile", "bfloat16")}}
 
 
 # ---- chains made of chains -----------------------------------------------------------------------------------
