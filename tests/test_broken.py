@@ -17,7 +17,9 @@ from torch.nn import functional as F
 import contracts
 from chainrule import complete, sample, store, train
 from chainrule.chains import CHAINS, gated_pixelcnn, mixture
+from chainrule.chains import deep_attention as deep
 from chainrule.chains.char_lstm import CharLSTM
+from chainrule.chains.deep_attention import DeepAttention
 from chainrule.chains.gated_pixelcnn import GatedPixelCNN
 from chainrule.chains.gpt import GPT
 from chainrule.chains.mlstm import MultiplicativeLSTM
@@ -102,6 +104,12 @@ class ScoresAnotherDistribution(Good):
 class LossForgetsTheLastItem(Good):
     def loss(self, x, context=None):
         return super().loss(x[:-1], None if context is None else context[:-1])
+
+
+class AuxiliaryLossFirst(Good):
+    def loss(self, x, context=None):
+        loss = super().loss(x, context)
+        return torch.stack([2 * loss, loss])
 
 
 class NatsInSinglePrecision(Good):
@@ -568,6 +576,7 @@ BROKEN = [
     (check_sums_to_one, NeverImpossible, {}, TEXT),
     (check_sums_to_one, ScoresAnotherDistribution, {}, TEXT),
     (check_sums_to_one, LossForgetsTheLastItem, {}, TEXT),
+    (check_sums_to_one, AuxiliaryLossFirst, {}, TEXT),
     (check_sums_to_one, NatsInSinglePrecision, {}, TEXT),
     (check_sums_to_one, SeesItself, {}, TEXT),
     (check_sums_to_one, MeanOfSymbols, {}, TEXT),
@@ -898,26 +907,32 @@ def mask_that_large_scores_beat(q):
     return torch.full((q.shape[2],) * 2, -1e4, dtype=q.dtype).triu(1)
 
 
+in_blocks = pytest.mark.parametrize("cls", [GPT, DeepAttention])
+
+
+@in_blocks
 @pytest.mark.parametrize("change", [sees_all, sees_the_next])
-def test_a_gpt_that_looks_ahead_is_caught(monkeypatch, change):
-    chain = randomised(GPT(symbols=3, width=8, layers=2, heads=2, window=4), TEXT)
+def test_a_chain_in_blocks_that_looks_ahead_is_caught(monkeypatch, change, cls):
+    chain = randomised(cls(symbols=3, width=8, layers=2, heads=2, window=4), TEXT)
     check_causality(chain, TEXT)
     monkeypatch.setattr(attention, "attention", attends(change))
     with pytest.raises(AssertionError, match="leaks into"):
         check_causality(chain, TEXT)
 
 
-def test_a_gpt_whose_mask_is_no_infinity_is_caught(monkeypatch):
-    chain = randomised(GPT(symbols=3, width=8, layers=2, heads=2, window=4), TEXT)
+@in_blocks
+def test_a_chain_in_blocks_whose_mask_is_no_infinity_is_caught(monkeypatch, cls):
+    chain = randomised(cls(symbols=3, width=8, layers=2, heads=2, window=4), TEXT)
     check_extremes(chain, TEXT)
     monkeypatch.setattr(attention, "attention", attends(mask_that_large_scores_beat))
     with pytest.raises(AssertionError):
         check_extremes(chain, TEXT)
 
 
+@in_blocks
 @pytest.mark.parametrize("pattern", ["local", "full"])
-def test_a_gpt_whose_cache_grows_stale_at_the_end_of_a_block_is_caught(monkeypatch, pattern):
-    chain = randomised(GPT(symbols=3, width=8, layers=2, heads=2, window=2), TEXT)
+def test_a_chain_in_blocks_whose_cache_grows_stale_at_the_end_of_a_block_is_caught(monkeypatch, pattern, cls):
+    chain = randomised(cls(symbols=3, width=8, layers=2, heads=2, window=2), TEXT)
     check_engine(chain, TEXT)
     attend = Builder.attend
     monkeypatch.setattr(
@@ -927,19 +942,46 @@ def test_a_gpt_whose_cache_grows_stale_at_the_end_of_a_block_is_caught(monkeypat
         check_engine(chain, TEXT)
 
 
-def test_a_gpt_whose_blocks_forget_the_symbol_before_them_is_caught(monkeypatch):
-    chain, wide = randomised(GPT(symbols=3, width=8, layers=2, heads=2, window=2), TEXT), (4,)
+@in_blocks
+def test_a_chain_in_blocks_whose_blocks_forget_the_symbol_before_them_is_caught(monkeypatch, cls):
+    chain, wide = randomised(cls(symbols=3, width=8, layers=2, heads=2, window=2), TEXT), (4,)
     check_walk(chain, wide)
-    blocks = GPT._blocks
+    blocks = cls._blocks
 
     def broken(self, z):
         found = blocks(self, z).clone()
         found[1:, 0] = self.nothing
         return found
 
-    monkeypatch.setattr(GPT, "_blocks", broken)
+    monkeypatch.setattr(cls, "_blocks", broken)
     with pytest.raises(AssertionError, match="walk and parallel"):
         check_walk(chain, wide)
+
+
+def test_positions_of_one_layer_that_a_program_forgets_are_caught(monkeypatch):
+    chain = randomised(DeepAttention(symbols=3, width=8, layers=2, heads=2, window=4), TEXT)
+    check_engine(chain, TEXT)
+    program = deep.Layer.program
+
+    def broken(self, p, u, window):
+        first = self is chain.layers[0]
+        with monkeypatch.context() as patch:
+            patch.setattr(p, "constant_cycle", lambda table: p.constant(table[0] * first, clock="pixel"))
+            return program(self, p, u, window)
+
+    monkeypatch.setattr(deep.Layer, "program", broken)
+    with pytest.raises(AssertionError, match="walk and parallel"):
+        check_engine(chain, TEXT)
+
+
+@pytest.mark.parametrize("missing", [{"done": 1.0}, {"done": 0.25}])
+def test_auxiliary_losses_that_are_over_from_the_start_are_caught(monkeypatch, missing):
+    chain = randomised(DeepAttention(symbols=3, width=8, layers=2, heads=2, window=4), TEXT)
+    check_gradients(chain, TEXT)
+    loss = DeepAttention.loss
+    monkeypatch.setattr(DeepAttention, "loss", lambda self, x, context: loss(self, x, context, **missing))
+    with pytest.raises(AssertionError, match=r"no gradient reaches classifiers\.0\.0"):
+        check_gradients(chain, TEXT)
 
 
 @pytest.mark.parametrize("symbol", ["as if it had come already", "forgotten"])

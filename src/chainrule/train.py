@@ -130,7 +130,9 @@ class Training:
 
     Args:
         model: has parameters and `loss(*batch)`, whose gradient Adam follows; or `learn(*batch, rate) -> loss`, a rule
-            of its own, whose state are buffers of the model.
+            of its own, whose state are buffers of the model. A loss may be a vector: its sum is minimised, its first
+            number reported. Where `model.SCHEDULED`, losses are also given `done`, the share of the budget that is
+            spent (a tensor without dimensions: a number would be compiled anew at every step).
         batch_at: step -> the batch of that step, a pure function.
         plan: the budget and the rates.
         carried: the state before the first step of a model that is trained on streams: `loss_from(carried, *batch)`
@@ -189,18 +191,20 @@ class Training:
         """A step of the optimizer; gives the loss before it."""
         for group in self.optimizer.param_groups:
             group["lr"] = rate
+        scheduled = getattr(self.model, "SCHEDULED", False)
+        more = {"done": torch.tensor(self.done, dtype=torch.float64)} if scheduled else {}
         with torch.autocast("cpu", torch.bfloat16, enabled=self.plan.mixed):
             if self.carried is None:
-                loss = loss_of(*batch)
+                loss = loss_of(*batch, **more)
             else:
-                loss, after = loss_of(self.carried, *batch)
+                loss, after = loss_of(self.carried, *batch, **more)
                 self.carried = after.detach()
         self.optimizer.zero_grad()
-        loss.backward()
+        loss.sum().backward()
         if self.plan.clip < math.inf:
             nn.utils.clip_grad_norm_(self.params.values(), self.plan.clip)
         self.optimizer.step()
-        return loss
+        return loss.flatten()[0]
 
     def averaged(self) -> dict[str, Tensor]:
         """The state of the model with the averaged weights."""
@@ -318,10 +322,10 @@ def for_one_shape(loss_of):
     compiled = torch.compile(loss_of, dynamic=False)
     shapes: list[list[torch.Size]] = []
 
-    def chosen(*batch: Tensor) -> Tensor:
+    def chosen(*batch: Tensor, **more: Tensor) -> Any:
         shape = [t.shape for t in batch]
         shapes[:] = shapes or [shape]
-        return compiled(*batch) if shape == shapes[0] else loss_of(*batch)
+        return (compiled if shape == shapes[0] else loss_of)(*batch, **more)
 
     return chosen
 

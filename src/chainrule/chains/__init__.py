@@ -17,5 +17,6 @@ CHAINS = {
     "char-lstm": "chainrule.chains.char_lstm:CharLSTM",
     "mlstm": "chainrule.chains.mlstm:MultiplicativeLSTM",
     "gpt": "chainrule.chains.gpt:GPT",
+    "deep-attention": "chainrule.chains.deep_attention:DeepAttention",
     "mixture": "chainrule.chains.mixture:Mixture",
 }

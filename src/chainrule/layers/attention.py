@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 LONGEST = 512  # symbols of a block whose shares (S, S) are kept for the gradient
 CACHED = 1 << 18  # shares that are worked on at a time, so that they stay in the cache
+SPREAD = 0.02  # standard deviation of the weights at the start
 
 
 class PreNorm(nn.Module):
@@ -32,9 +33,8 @@ class PreNorm(nn.Module):
 
     def forward(self, u: Tensor, mask: Tensor | None = None) -> Tensor:
         """`mask`: (R, 1, S, S) where a position may look; None: at its own and all before."""
-        q, k, v = self.ask(self.ask_norm(u)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        seen = attention(q, k, v, mask, self.dropout if self.training else 0.0)
-        u = u + self._dropped(self.answer(seen.transpose(1, 2).flatten(2)))  # (R, heads, S, d) -> (R, S, D)
+        seen = attended(self.ask(self.ask_norm(u)), self.heads, mask, self.dropout if self.training else 0.0)
+        u = u + self._dropped(self.answer(seen))
         hidden = F.gelu(self.up(self.up_norm(u)), approximate="tanh")
         return u + self._dropped(self.down(hidden))
 
@@ -42,12 +42,7 @@ class PreNorm(nn.Module):
         return dropped(x, self.dropout) if self.training else x
 
     def program(self, p, u, window: int):
-        n = norm_program(p, u, self.ask_norm)
-        biases = [None] * 3 if self.ask.bias is None else self.ask.bias.chunk(3)
-        q, k, v = (
-            p.dense(n, weight=w.T, bias=b) for w, b in zip(self.ask.weight.chunk(3), biases, strict=True)
-        )
-        seen = p.attend(q, k, v, self.heads, pattern="block", length=window)
+        seen = attended_program(p, norm_program(p, u, self.ask_norm), self.ask, self.heads, window)
         u = p.add(u, dense_program(p, seen, self.answer))
         hidden = p.pointwise("gelu", dense_program(p, norm_program(p, u, self.up_norm), self.up))
         return p.add(u, dense_program(p, hidden, self.down))
@@ -60,7 +55,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, dropo
         mask: (R, 1, S, S) the j that t looks at; None: all up to t.
         dropout: the share of the shares that is dropped.
     """
-    if q.device.type != "cpu" or q.shape[-2] > LONGEST:
+    if not written_out(q) or q.shape[-2] > LONGEST:
         return F.scaled_dot_product_attention(q, k, v, mask, dropout, is_causal=mask is None)
     size = q.shape[-2]
     if mask is None:
@@ -117,7 +112,12 @@ def times(x: Tensor, kept: Tensor | None, rows: slice) -> Tensor:
 
 def dropped(x: Tensor, share: float) -> Tensor:
     """Dropout (Srivastava et al. 2014): a share of x becomes 0, the rest larger by as much."""
-    return x * keeps(x.shape, share, x.dtype) if share and x.device.type == "cpu" else F.dropout(x, share)
+    return x * keeps(x.shape, share, x.dtype) if share and written_out(x) else F.dropout(x, share)
+
+
+def written_out(x: Tensor) -> bool:
+    """Whether x is for what this file writes out: on a processor, and not where a compiler rewrites everything."""
+    return x.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 def keeps(shape: tuple[int, ...] | torch.Size, share: float, dtype: torch.dtype) -> Tensor:
@@ -131,6 +131,33 @@ def keeps(shape: tuple[int, ...] | torch.Size, share: float, dtype: torch.dtype)
     count, drop = math.prod(shape), min(255, max(1, round(256 * share)))
     drawn = torch.empty(-(-count // 8), dtype=torch.int64).random_(-(1 << 63), None).view(torch.uint8)[:count]
     return (drawn >= drop).to(dtype).mul_(256 / (256 - drop)).view(shape)
+
+
+def attended(x: Tensor, heads: int, mask: Tensor | None, dropout: float) -> Tensor:
+    """Queries, keys and values (R, S, 3 D), shared by `heads` -> what is seen (R, S, D); see `PreNorm` for `mask`."""
+    q, k, v = x.unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)  # (R, heads, S, d) each
+    return attention(q, k, v, mask, dropout).transpose(1, 2).flatten(2)
+
+
+def attended_program(p, x, ask: nn.Linear, heads: int, window: int):
+    """The same of `ask(x)` as operations of a step program, in blocks of `window` positions."""
+    biases = [None] * 3 if ask.bias is None else ask.bias.chunk(3)
+    parts = zip(ask.weight.chunk(3), biases, strict=True)
+    q, k, v = (p.dense(x, weight=weight.T, bias=bias) for weight, bias in parts)
+    return p.attend(q, k, v, heads, pattern="block", length=window)
+
+
+def start_small(model: nn.Module, adds: int) -> None:
+    """Normal weights; of the `adds` layers that add to u, named "answer" or "down", smaller ones.
+
+    So u has the same size after any number of layers (Radford et al. 2019, section 2.3).
+    """
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear | nn.Embedding):
+            less = adds**-0.5 if name.endswith(("answer", "down")) else 1.0
+            nn.init.normal_(module.weight, std=SPREAD * less)
+        if isinstance(module, nn.Linear) and module.bias is not None:
+            nn.init.zeros_(module.bias)
 
 
 def norm_program(p, u, layer: nn.LayerNorm):

@@ -99,12 +99,15 @@ class InBlocks(Chain):
             before: (B, T) what came before each symbol, −1 where nothing did: there positions begin anew.
             context: (B, T) classes.
         """
+        logits = self._head(joined(self._run(*self._windows(before, context)), x))
+        return F.cross_entropy(logits.flatten(0, 1).float(), x.flatten().long()), state
+
+    def _windows(self, before: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """What `_run` is given of the windows (B, T) of a training, as `loss_from` is given them."""
         begins = before < 0
         symbols = self._blocks(before.masked_fill(begins, self.nothing))
         classes = None if context is None else self._blocks(context)
-        inner = self._blocks(begins) if begins[:, 1:].any() else None
-        logits = self._head(joined(self._run(symbols, classes, inner), x))
-        return F.cross_entropy(logits.flatten(0, 1).float(), x.flatten().long()), state
+        return symbols, classes, self._blocks(begins) if begins[:, 1:].any() else None
 
     def _blocks(self, z: Tensor) -> Tensor:
         """(B, T) -> (B · blocks, S): consecutive positions; what the last block of a row lacks is 0."""
