@@ -3,8 +3,8 @@
     python benchmarks/auxiliary_losses.py [--layers 8 12] [--losses all last next] [--seconds 120] [--json]
 
 Trains on the first 903,000 characters of the training part of Shakespeare for so many seconds of processor time, in one
-thread, and scores the next 100,854 exactly, in the blocks of the model: with the averaged weights, which `fit` keeps, and with
-the last ones. What is not given is as in the size `laptop`, and as `fit` would take it. The losses:
+thread, and scores the next 100,854 exactly, in the blocks of the model: with the averaged weights, which `fit` keeps,
+and with the last ones. What is not given is as in the size `laptop`, and as `fit` would take it. The losses:
 
     all     every layer predicts the next symbol and the one after it, layer l of L until l / (2 L) of the time is spent
     last    the last layer predicts both
