@@ -231,6 +231,23 @@ def test_text_training_gives_both_ways_the_same_time(benchmark, monkeypatch):
     assert all(row["steps"] > 0 and 1 < row["nats"] < np.log(256) for row in rows)
 
 
+def test_auxiliary_losses_are_compared_at_equal_time(benchmark, monkeypatch):
+    module = benchmark("auxiliary_losses")
+    text = np.random.default_rng(0).integers(97, 100, 3000).astype(np.uint8)
+    monkeypatch.setattr(module, "load", lambda name, split: Dataset([text], 256, "text"))
+    monkeypatch.setattr(module, "LEARN", 2500)
+    monkeypatch.setattr(module, "CHECK", 500)
+    options = argparse.Namespace(
+        layers=[2], losses=["all", "last", "next"], width=8, batch=2, lr=0.01, seconds=0.4, seed=0
+    )
+    rows = list(module.measured(options))
+    assert [row["losses"] for row in rows] == options.losses
+    counts = [row["parameters"] for row in rows]
+    classifier = 256 * (8 + 1)
+    assert (counts[0] - counts[1], counts[1] - counts[2]) == (2 * classifier, classifier)
+    assert all(row["steps"] > 0 and 1 < row["nats"] < np.log(256) for row in rows)
+
+
 def test_text_minutes_scores_the_network_the_counts_and_both(benchmark, monkeypatch, tmp_path):
     module = benchmark("text_minutes")
     text = np.random.default_rng(0).integers(97, 100, (1, 3000)).astype(np.uint8)

@@ -77,7 +77,7 @@ class DeepAttention(InBlocks):
     }
     KINDS = ("text", "array")
     SCHEDULED = True
-    TRAINING = {"batch": 16, "lr": 3e-3, "window": "window", "bfloat16": True, "carry": True, "muon": True}
+    TRAINING = {"batch": 8, "lr": 3e-3, "window": "window", "bfloat16": True, "carry": True, "muon": True}
 
     def __init__(
         self,
@@ -104,7 +104,8 @@ class DeepAttention(InBlocks):
             nn.ModuleList(nn.Linear(width, symbols) for _ in range(targets))
             for _ in range(layers if intermediate else 1)
         )
-        start_small(self, adds=2 * layers)
+        # Positions as large as symbols, and added once a layer, would drown them.
+        start_small(self, adds=3 * layers, adding=("positions", "answer", "down"))
 
     def program(self, p):
         """The same for one position; keys and values of a block are kept."""

@@ -147,14 +147,14 @@ def attended_program(p, x, ask: nn.Linear, heads: int, window: int):
     return p.attend(q, k, v, heads, pattern="block", length=window)
 
 
-def start_small(model: nn.Module, adds: int) -> None:
-    """Normal weights; of the `adds` layers that add to u, named "answer" or "down", smaller ones.
+def start_small(model: nn.Module, adds: int, adding: tuple[str, ...] = ("answer", "down")) -> None:
+    """Normal weights; of the `adds` modules that add to u, with names that end in one of `adding`, smaller ones.
 
     So u has the same size after any number of layers (Radford et al. 2019, section 2.3).
     """
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear | nn.Embedding):
-            less = adds**-0.5 if name.endswith(("answer", "down")) else 1.0
+            less = adds**-0.5 if name.endswith(adding) else 1.0
             nn.init.normal_(module.weight, std=SPREAD * less)
         if isinstance(module, nn.Linear) and module.bias is not None:
             nn.init.zeros_(module.bias)
