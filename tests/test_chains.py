@@ -99,9 +99,11 @@ PLAIN = {
     "gated-pixelcnn": {"position": False, "width": 8, "head": 16, "mix": 16},
     "image-transformer": {"units": 0, "head": 32},
     "gpt": {"window": 1},
+    "sparse-transformer": {"window": 1},
 }  # settings in which only padding can tell a border
 RULES = {  # of chains that see less than everything before
     "gpt": "blocks of 4: the symbols of its block before it, and the last one before the block",
+    "sparse-transformer": "blocks of 7: the symbols of its block before it, and the last one before the block",
 }
 UNTRAINED = {"uniform", "counting"}  # chains without parameters
 

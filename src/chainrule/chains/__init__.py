@@ -17,5 +17,6 @@ CHAINS = {
     "char-lstm": "chainrule.chains.char_lstm:CharLSTM",
     "mlstm": "chainrule.chains.mlstm:MultiplicativeLSTM",
     "gpt": "chainrule.chains.gpt:GPT",
+    "sparse-transformer": "chainrule.chains.sparse_transformer:SparseTransformer",
     "mixture": "chainrule.chains.mixture:Mixture",
 }

@@ -310,7 +310,9 @@ class Device:
         told = []
         for head, q in enumerate(query.unbind(1)):
             seen, part = looked_at(op, head, now), slice(head * q.shape[-1], (head + 1) * q.shape[-1])
-            k, v = (z[seen & ring, :, part] for z, ring in zip((keys, values), rings, strict=True))  # (T, lanes, d)
+            k, v = (
+                z[seen & ring, :, part] for z, ring in zip((keys, values), rings, strict=True)
+            )  # (T, lanes, d)
             share = torch.softmax(torch.einsum("bd,tbd->bt", q, k) / q.shape[-1] ** 0.5, 1)
             told.append(torch.einsum("bt,tbd->bd", share, v))
         return torch.cat(told, 1)

@@ -342,7 +342,9 @@ def run_of(pattern, length, summary, head, now, i):
 
 
 @called
-def attend(memory, q, keys, values, step, rings, y, n, now, scores, pattern, length, summary, window, heads, spots):
+def attend(
+    memory, q, keys, values, step, rings, y, n, now, scores, pattern, length, summary, window, heads, spots
+):
     """One lane: q (n,), keys and values a `step` apart -> y (n,), head by head; sums in the order of time.
 
     rings: the masks of the places of keys and of values.

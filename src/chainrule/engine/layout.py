@@ -15,7 +15,18 @@ from typing import NamedTuple
 import numpy as np
 
 from chainrule.engine.mixing import MOST_ORDERS, ORDER, SIZE, Curves, curves
-from chainrule.engine.program import EARLY, MIXING, Op, Program, Read, caches, clocks, look_back, looks_of, mixer_of
+from chainrule.engine.program import (
+    EARLY,
+    MIXING,
+    Op,
+    Program,
+    Read,
+    caches,
+    clocks,
+    look_back,
+    looks_of,
+    mixer_of,
+)
 from chainrule.errors import ChainruleError
 
 VECTOR = 16

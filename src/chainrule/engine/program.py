@@ -149,7 +149,9 @@ ONTO = ("dense onto", "dense here onto")  # both begin with a copy of their firs
 HERE = ("constant here", "dense here onto", "here")  # their weights, or what they read, belong to the pixel
 EARLY = ("once", "frame", "back", "row")  # the clocks that tick for more than one pixel
 LEAST, HEAVIEST = -20.0, 8.0  # in a blend: the smallest ln p, and the largest weight learned
-FULL, LOCAL, STRIDED, FIXED, SPREAD = range(5)  # patterns of attention: see `Builder.attend`; "block" is FIXED
+FULL, LOCAL, STRIDED, FIXED, SPREAD = range(
+    5
+)  # patterns of attention: see `Builder.attend`; "block" is FIXED
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-SCORES = 1 << 19  # of a head, computed at a time by `fixed`: a few megabytes, and few enough calls for short texts
+SCORES = (
+    1 << 19
+)  # of a head, computed at a time by `fixed`: a few megabytes, and few enough calls for short texts
 
 
 @dataclass(frozen=True)
@@ -90,11 +92,12 @@ def row(q: Tensor, k: Tensor, v: Tensor, length: int) -> Tensor:
     """
     n = q.shape[1]
     q, k, v = (in_rows(z, length) for z in (q, k, v))  # (B, R, l, h, ·)
-    seen = [attention(*(z[:, :1].flatten(0, 1) for z in (q, k, v)))]
+    seen = attention(q[:, 0], k[:, 0], v[:, 0])[:, None]  # (B, 1, l, h, d)
     if q.shape[1] > 1:
-        near = (torch.cat([z[:, :-1], z[:, 1:]], 2).flatten(0, 1) for z in (k, v))  # two rows each, (.., 2 l, h, ·)
-        seen.append(attention(q[:, 1:].flatten(0, 1), *near, mask=band(q.shape[2], q.device)))
-    return torch.cat([z.unflatten(0, (len(q), -1)) for z in seen], 1).flatten(1, 2)[:, :n]
+        keys, values = (torch.cat([z[:, :-1], z[:, 1:]], 2).flatten(0, 1) for z in (k, v))  # of two rows each
+        others = attention(q[:, 1:].flatten(0, 1), keys, values, band(q.shape[2], q.device))
+        seen = torch.cat([seen, others.unflatten(0, (len(q), q.shape[1] - 1))], 1)
+    return seen.flatten(1, 2)[:, :n]
 
 
 def column(q: Tensor, k: Tensor, v: Tensor, length: int) -> Tensor:
@@ -103,8 +106,8 @@ def column(q: Tensor, k: Tensor, v: Tensor, length: int) -> Tensor:
     q, k (B, n, h, e), v (B, n, h, d) -> (B, n, h, d).
     """
     n, heads = q.shape[1:3]
-    above = (in_rows(z, length).flatten(2, 3) for z in (q, k, v))  # a column of a head is a head: (B, R, l h, ·)
-    return attention(*above).unflatten(2, (-1, heads)).flatten(1, 2)[:, :n]
+    q, k, v = (in_rows(z, length).flatten(2, 3) for z in (q, k, v))  # each column as a head: (B, R, l h, ·)
+    return attention(q, k, v).unflatten(2, (-1, heads)).flatten(1, 2)[:, :n]
 
 
 def fixed(q: Tensor, k: Tensor, v: Tensor, length: int, summary: int) -> Tensor:
@@ -123,7 +126,7 @@ def fixed(q: Tensor, k: Tensor, v: Tensor, length: int, summary: int) -> Tensor:
     ends = list(some_rows(count, length, summary))
     sizes = [end - first for first, end in pairwise([0, *ends])]
     parts = zip(ends, *(z.split(sizes, 2) for z in (q, k, v)), strict=True)
-    looks = look if len(ends) == 1 else Again.apply
+    looks: Callable = look if len(ends) == 1 else Again.apply
     seen = [looks(*own, *(z[:, :, : (end - 1) * summary] for z in said), summary) for end, *own in parts]
     return torch.cat(seen, 2).permute(0, 2, 3, 1, 4).flatten(1, 2)[:, :n]
 
@@ -140,9 +143,9 @@ class Again(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, by_seen):
-        args = [z.detach().requires_grad_() for z in ctx.saved_tensors]
+        q, k, v, *said = args = [z.detach().requires_grad_() for z in ctx.saved_tensors]
         with torch.enable_grad():
-            seen = look(*args, ctx.summary)
+            seen = look(q, k, v, said[0], said[1], ctx.summary)
         return *torch.autograd.grad(seen, args, by_seen), None
 
 
@@ -176,10 +179,10 @@ def summaries(z: Tensor, summary: int) -> Tensor:
 
 
 def some_rows(count: int, length: int, summary: int) -> Iterator[int]:
-    """Where to cut so many rows: each part is one, or has about `SCORES` scores.
+    """Where to cut so many rows: a part is one, or has no more than `SCORES` scores.
 
-    >>> list(some_rows(3, 512, 256))
-    [2, 3]
+    >>> list(some_rows(5, 256, 64))
+    [4, 5]
     """
     first = 0
     for end in range(1, count + 1):
@@ -222,7 +225,7 @@ def rows_below(said: int, rows: int, length: int, summary: int, device: torch.de
 
 def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
     """Softmax attention of sequences, causal without a mask: (G, n, h, ·) -> (G, n, h, d)."""
-    return dot_product(*(z.transpose(1, 2) for z in (q, k, v)), mask).transpose(1, 2)
+    return dot_product(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), mask).transpose(1, 2)
 
 
 def dot_product(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
