@@ -101,9 +101,14 @@ PLAIN = {
     "image-transformer": {"units": 0, "head": 32},
     "gpt": {"window": 1},
     "deep-attention": {"window": 1},
+    "sparse-transformer": {"window": 1},
 }  # settings in which only padding can tell a border
-BLOCKS = "blocks of 4: the symbols of its block before it, and the last one before the block"
-RULES = {"gpt": BLOCKS, "deep-attention": BLOCKS}  # of chains that see less than everything before
+BLOCKS = "blocks of {}: the symbols of its block before it, and the last one before the block"
+RULES = {  # of chains that see less than everything before
+    "gpt": BLOCKS.format(4),
+    "deep-attention": BLOCKS.format(4),
+    "sparse-transformer": BLOCKS.format(7),
+}
 UNTRAINED = {"uniform", "counting"}  # chains without parameters
 
 

@@ -18,5 +18,6 @@ CHAINS = {
     "mlstm": "chainrule.chains.mlstm:MultiplicativeLSTM",
     "gpt": "chainrule.chains.gpt:GPT",
     "deep-attention": "chainrule.chains.deep_attention:DeepAttention",
+    "sparse-transformer": "chainrule.chains.sparse_transformer:SparseTransformer",
     "mixture": "chainrule.chains.mixture:Mixture",
 }

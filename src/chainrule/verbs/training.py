@@ -27,7 +27,7 @@ def training_options(
 ) -> Options:
     """Items a step, rate, window and so on: what the model suggests, unless something else was asked for.
 
-    A window that is a name is what that argument of the model is.
+    A window that is a name is what that argument of the model is; events of one shape are learned from whole.
     """
     cls = store.resolve(name, TABLE)
     suggested = {
@@ -43,6 +43,8 @@ def training_options(
     if isinstance(suggested["window"], str):
         argument = suggested["window"]
         suggested["window"] = args.get(argument, signature(cls).parameters[argument].default)
+    if args.get("event") is not None:
+        suggested |= {"window": None, "carry": False}
     given = {"batch": batch, "lr": lr, "compile": compile, "bfloat16": bfloat16}
     return {**suggested, **{k: v for k, v in given.items() if v is not None}}
 
