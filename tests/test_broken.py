@@ -16,15 +16,16 @@ from torch.nn import functional as F
 
 import contracts
 from chainrule import complete, sample, store, train
-from chainrule.chains import CHAINS, gated_pixelcnn, mixture
+from chainrule.chains import CHAINS, gated_pixelcnn, mixture, sparse_transformer
 from chainrule.chains import deep_attention as deep
 from chainrule.chains.char_lstm import CharLSTM
 from chainrule.chains.deep_attention import DeepAttention
 from chainrule.chains.gated_pixelcnn import GatedPixelCNN
 from chainrule.chains.gpt import GPT
 from chainrule.chains.mlstm import MultiplicativeLSTM
+from chainrule.chains.sparse_transformer import SparseTransformer
 from chainrule.engine import Builder
-from chainrule.layers import attention, conv, pixels, sequence
+from chainrule.layers import attention, conv, pixels, sequence, sparse_attention
 from chainrule.model import Chain
 from contracts import (
     check_branches,
@@ -982,6 +983,92 @@ def test_auxiliary_losses_that_are_over_from_the_start_are_caught(monkeypatch, m
     monkeypatch.setattr(DeepAttention, "loss", lambda self, x, context: loss(self, x, context, **missing))
     with pytest.raises(AssertionError, match=r"no gradient reaches classifiers\.0\.0"):
         check_gradients(chain, TEXT)
+
+
+def sparse(attention, event=None, **more):
+    tiny = {"stride": 3, "summary": 1, "width": 8, "layers": 2, "heads": 2, "window": 8}
+    shape = event or (8,)
+    return randomised(SparseTransformer(3, event, attention=attention, **tiny | more), shape), shape
+
+
+def without_masks(q, k, v, mask, is_causal, scale, plain=F.scaled_dot_product_attention):
+    return plain(q, k, v, scale=scale)
+
+
+def masks_that_are_no_infinity(q, k, v, mask, is_causal, scale, plain=F.scaled_dot_product_attention):
+    if mask is None:
+        mask = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool).tril()
+    return plain(q, k, v, torch.where(mask, 0.0, -1e4).to(q), scale=scale)
+
+
+def next_of_its_row(length, device, band=sparse_attention.band):
+    return band(length, device).roll(1, 1)
+
+
+def own_summary_too(said, rows, length, summary, device, plain=sparse_attention.rows_below):
+    mask = plain(said, rows, length, summary, device)
+    mask[:-1, :, :said] = mask[1:, :, :said].clone()  # what the row below may look at
+    return mask
+
+
+SPARSE_LEAKS = [
+    ("strided", F, "scaled_dot_product_attention", without_masks),
+    ("fixed", F, "scaled_dot_product_attention", without_masks),
+    ("strided", sparse_attention, "band", next_of_its_row),
+    ("fixed", sparse_attention, "rows_below", own_summary_too),
+]
+
+
+@pytest.mark.parametrize(("attention", "where", "name", "broken"), SPARSE_LEAKS)
+def test_sparse_attention_that_looks_ahead_is_caught(monkeypatch, attention, where, name, broken):
+    chain, event = sparse(attention)
+    check_causality(chain, event)
+    monkeypatch.setattr(where, name, broken)
+    with pytest.raises(AssertionError, match="leaks into"):
+        check_causality(chain, event)
+
+
+@pytest.mark.parametrize("attention", ["strided", "fixed"])
+def test_sparse_attention_whose_mask_is_no_infinity_is_caught(monkeypatch, attention):
+    chain, _ = sparse(attention)
+    check_extremes(chain, (5,))
+    monkeypatch.setattr(F, "scaled_dot_product_attention", masks_that_are_no_infinity)
+    with pytest.raises(AssertionError):
+        check_extremes(chain, (5,))
+
+
+@pytest.mark.parametrize("lost", [0, 2])
+def test_a_sparse_transformer_that_has_lost_one_of_its_patterns_is_caught(monkeypatch, lost):
+    event = (3, 3, 1)
+    check_causality(*sparse("strided", event))
+    monkeypatch.setattr(
+        sparse_transformer, "Strided", lambda length, rows: sparse_attention.Strided(length, lost)
+    )
+    with pytest.raises(AssertionError, match="must reach, and does not"):
+        check_causality(*sparse("strided", event))
+
+
+@pytest.mark.parametrize("change", [{"pattern": "full"}, {"window": 0}, {"length": 2}, {"pattern": "fixed"}])
+@pytest.mark.parametrize("attention", ["strided", "fixed"])
+def test_a_sparse_step_that_looks_elsewhere_is_caught(monkeypatch, attention, change):
+    chain, event = sparse(attention, window=7)
+    check_engine(chain, event)
+    attend = Builder.attend
+
+    def broken(self, q, k, v, heads, pattern, length, **more):
+        return attend(self, q, k, v, heads, **{"pattern": pattern, "length": length, **more, **change})
+
+    monkeypatch.setattr(Builder, "attend", broken)
+    with pytest.raises(AssertionError, match="walk and parallel"):
+        check_engine(chain, event)
+
+
+def test_a_sparse_step_that_forgets_how_scores_are_scaled_is_caught(monkeypatch):
+    chain, event = sparse("fixed", keys=4)
+    check_engine(chain, event)
+    monkeypatch.setattr(sparse_transformer.math, "sqrt", lambda x: 1.0)
+    with pytest.raises(AssertionError, match="walk and parallel"):
+        check_engine(chain, event)
 
 
 @pytest.mark.parametrize("symbol", ["as if it had come already", "forgotten"])
