@@ -138,7 +138,7 @@ def stories(folder: Path, texts: Sequence[bytes]) -> Path:
 
 def items_of(path: Path, run: Path | None) -> tuple[Any, ...]:
     """What `decompress` gives, as plain values."""
-    found = chainrule.decompress(path, packing.chain_of(run))
+    found = chainrule.decompress(path, **packing.known(run))
     return tuple((name, x.shape, x.dtype.str, x.tobytes(), context) for name, x, context in found)
 
 

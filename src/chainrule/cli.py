@@ -114,6 +114,12 @@ def fit(
     ] = None,
     count: Annotated[int | None, typer.Option(min=1, help="How many patches; by default 100,000.")] = None,
     gray: Annotated[bool, typer.Option("--gray", help="Turn colour images into their luminance.")] = False,
+    tokens: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N|FILE", help="Byte-pair tokens for texts: so many, learned now, or those of a tokenizer.json."
+        ),
+    ] = None,
     holdout: Annotated[
         float, typer.Option(min=0.0, max=0.5, help="Share kept from training to score with.")
     ] = 0.05,
@@ -145,7 +151,7 @@ def fit(
     with console.training(json_) as listen:
         learn(
             data, model, out=out, minutes=minutes, steps=steps, size=size, settings=settings(set_), seed=seed,
-            conditional=conditional, patches=patches, count=count, gray=gray, holdout=holdout,
+            conditional=conditional, patches=patches, count=count, gray=gray, tokens=tokens, holdout=holdout,
             batch=batch, lr=lr, compile=compile, bfloat16=bfloat16,
             resume=resume, save_every=save_every, listen=listen,
         )  # fmt: skip
@@ -549,6 +555,7 @@ def as_fitted(opened) -> dict[str, Any]:
         "classes": info.get("classes") or False,
         "channels": getattr(opened.model, "channels", None),
         "gray": info.get("reading", {}).get("gray", False),
+        "alphabet": opened.alphabet,
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ from typing import Any
 from chainrule import store, zoo
 from chainrule.chains import CHAINS
 from chainrule.codes import CODES
+from chainrule.data import tokens
+from chainrule.data.alphabets import BYTES, Alphabet, Tokens
 from chainrule.data.reading import file_size, printable
 from chainrule.errors import ChainruleError
 from chainrule.layers.sequence import Cells, Recurrent
@@ -20,6 +23,7 @@ TABLE = {**CHAINS, **CODES}
 MAX_LEVELS = 1 << 16
 LOSSES = {"loss_bits", "loss"}  # a chain's, a code's, in a line of metrics.jsonl
 MODEL, STATE, INFO, METRICS = "model.safetensors", "state.safetensors", "run.json", "metrics.jsonl"
+TOKENIZER = tokens.FILE
 
 
 @dataclass(frozen=True)
@@ -30,11 +34,13 @@ class Run:
         path: the run folder, or the single model file.
         model: a `Chain` or a `Code`, ready to use.
         info: run.json: model, args, data, kind, levels, event, classes, seed, budget, versions, results.
+        alphabet: what the symbols of texts spell: give it to `load`.
     """
 
     path: Path
     model: Chain | Code
     info: dict[str, Any]
+    alphabet: Alphabet = BYTES
 
     @property
     def chain(self) -> Chain:
@@ -90,7 +96,24 @@ def open_run(path: str | Path) -> Run:
     file_size(file, printable(str(file)))  # never a pipe or a device
     model, header = store.parse(store.read_bytes(file), TABLE, printable(str(file)))
     check_facts(header, model, printable(str(file)))
-    return Run(path, model, header)
+    return Run(path, model, header, alphabet_of(header, file.parent, model))
+
+
+def alphabet_of(info: dict[str, Any], folder: Path, model: Chain | Code | None = None) -> Alphabet:
+    """The alphabet of a run: bytes, or that of the tokenizer.json in its folder, with as many symbols as the model."""
+    if "tokens" not in info:
+        return BYTES
+    found = tokens.read(folder / TOKENIZER)
+    if identity_of(found) != info["tokens"]["sha256"]:
+        raise ChainruleError(
+            f"{printable(str(folder / TOKENIZER))} is another alphabet than the model learned with: put its own there"
+        )
+    return found.padded(model.symbols) if isinstance(model, Chain) else found
+
+
+def identity_of(alphabet: Tokens) -> str:
+    """SHA-256 of an alphabet as a tokenizer.json."""
+    return hashlib.sha256(tokens.dump(alphabet)).hexdigest()
 
 
 def metrics_row(line: str) -> dict[str, Any] | None:
@@ -143,6 +166,7 @@ def check_facts(info: dict[str, Any], model: Chain | Code, origin: str) -> None:
             isinstance(v, list) and all(isinstance(c, str) for c in v) and len(v) in (0, classes)
         ),
         "holdout": lambda v: is_number(v) and 0 <= v <= 0.5,
+        "tokens": lambda v: isinstance(v, dict) and all(isinstance(v.get(k), str) for k in ("given", "sha256")),
     }
     for key, can_be in possible.items():
         if key in info and not can_be(info[key]):
