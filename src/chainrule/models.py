@@ -16,6 +16,7 @@ from chainrule.data import tokens
 from chainrule.data.alphabets import BYTES, Alphabet, Tokens
 from chainrule.data.reading import file_size, printable
 from chainrule.errors import ChainruleError
+from chainrule.layers import gpt2
 from chainrule.layers.sequence import Cells, Recurrent
 from chainrule.model import Chain, Code
 
@@ -65,9 +66,11 @@ class Run:
 
     @property
     def folder(self) -> Path:
-        """Where things about the run go: its folder, that of the model file, or for zoo:NAME runs/NAME."""
+        """Where things about the run go: its folder, that of the model file, for zoo:NAME and hub:NAME runs/NAME."""
         if zoo.is_name(self.path):
             return Path("runs") / zoo.name_in(self.path)
+        if self.path.as_posix().startswith(gpt2.HUB):
+            return Path("runs") / self.path.name.removeprefix(gpt2.HUB)
         return self.path if self.path.is_dir() else self.path.parent
 
     def metrics(self) -> list[dict[str, Any]]:
@@ -78,12 +81,16 @@ class Run:
 
 
 def open_run(path: str | Path) -> Run:
-    """Open a run folder, a model file by itself, or a model of the zoo: `zoo:NAME`.
+    """Open a run folder, a model file by itself, a model of the zoo: `zoo:NAME`, a folder of GPT-2, or `hub:NAME`.
 
     Raises:
         ChainruleError: there is no run at `path`, it is not finished, or its model is damaged.
     """
     path = Path(path)
+    if path.as_posix().startswith(gpt2.HUB):
+        return open_gpt2(path, gpt2.fetched(path.as_posix().removeprefix(gpt2.HUB)))
+    if gpt2.is_folder(path):
+        return open_gpt2(path, path)
     file = zoo.model_file(path) if zoo.is_name(path) else path / MODEL if path.is_dir() else path
     if path.is_dir() and not file.exists():
         if (path / STATE).exists():
@@ -97,6 +104,18 @@ def open_run(path: str | Path) -> Run:
     model, header = store.parse(store.read_bytes(file), TABLE, printable(str(file)))
     check_facts(header, model, printable(str(file)))
     return Run(path, model, header, alphabet_of(header, file.parent, model))
+
+
+def open_gpt2(path: Path, folder: Path) -> Run:
+    """The GPT-2 in a folder as a run, with the alphabet that lies beside it."""
+    chain: Any = store.resolve("gpt", TABLE)
+    chain = chain.from_pretrained(folder)
+    info = {"model": "gpt", "args": store.arguments(chain, TABLE), "kind": "text", "levels": BYTES.symbols}
+    if chain.symbols <= BYTES.symbols:
+        return Run(path, chain, info)
+    found = tokens.read(folder)
+    known = {"given": printable(str(path)), "symbols": found.symbols, "sha256": identity_of(found)}
+    return Run(path, chain, {**info, "tokens": known}, found.padded(chain.symbols))
 
 
 def alphabet_of(info: dict[str, Any], folder: Path, model: Chain | Code | None = None) -> Alphabet:

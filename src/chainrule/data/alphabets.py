@@ -49,6 +49,10 @@ class Bytes:
         """How many bytes symbols (T,) spell together."""
         return len(symbols)
 
+    def shared(self, symbols: Any, values: np.ndarray) -> np.ndarray:
+        """Values (T,) of symbols as those of their bytes."""
+        return values
+
 
 @dataclass(frozen=True)
 class Tokens:
@@ -99,6 +103,15 @@ class Tokens:
     def size(self, symbols: Any) -> int:
         """How many bytes symbols (T,) spell together."""
         return sum(int(self.sizes(symbols[i : i + PART]).sum()) for i in range(0, len(symbols), PART))
+
+    def shared(self, symbols: Any, values: np.ndarray) -> np.ndarray:
+        """Values (T,) of symbols, each divided evenly among the bytes that it spells.
+
+        >>> Tokens((b"a", b"the ")).shared([0, 1], np.array([3.0, 2.0])).tolist()
+        [3.0, 0.5, 0.5, 0.5, 0.5]
+        """
+        sizes = self.sizes(symbols)
+        return np.repeat(values / np.maximum(sizes, 1), sizes)
 
     @cached_property
     def _sizes(self) -> np.ndarray:
