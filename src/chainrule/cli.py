@@ -39,7 +39,7 @@ app = typer.Typer(
     help="Learn p(x), or a good code for x, from your own files, and put it to use.",
     epilog="DATA is a name ([bold]chainrule data[/bold]) or a path: a folder of images, a text file or a folder "
     "of texts, a .npy or .npz array. RUN is a folder that [bold]chainrule fit[/bold] made, or a model that was learned "
-    "already and travels along, zoo:NAME ([bold]chainrule models[/bold]).",
+    "already and travels along, zoo:NAME ([bold]chainrule models[/bold]), or a folder of GPT-2, or hub:NAME.",
 )
 
 LONGEST = 1 << 24  # symbols of a text that is written
@@ -120,6 +120,10 @@ def fit(
             metavar="N|FILE", help="Byte-pair tokens for texts: so many, learned now, or those of a tokenizer.json."
         ),
     ] = None,
+    start: Annotated[
+        str | None,
+        typer.Option(metavar="RUN", help="Begin from what a chain has learned: a run, a folder of GPT-2, hub:NAME."),
+    ] = None,
     holdout: Annotated[
         float, typer.Option(min=0.0, max=0.5, help="Share kept from training to score with.")
     ] = 0.05,
@@ -151,7 +155,7 @@ def fit(
     with console.training(json_) as listen:
         learn(
             data, model, out=out, minutes=minutes, steps=steps, size=size, settings=settings(set_), seed=seed,
-            conditional=conditional, patches=patches, count=count, gray=gray, tokens=tokens, holdout=holdout,
+            conditional=conditional, patches=patches, count=count, gray=gray, tokens=tokens, start=start, holdout=holdout,
             batch=batch, lr=lr, compile=compile, bfloat16=bfloat16,
             resume=resume, save_every=save_every, listen=listen,
         )  # fmt: skip

@@ -186,6 +186,7 @@ def check_facts(info: dict[str, Any], model: Chain | Code, origin: str) -> None:
         ),
         "holdout": lambda v: is_number(v) and 0 <= v <= 0.5,
         "tokens": lambda v: isinstance(v, dict) and all(isinstance(v.get(k), str) for k in ("given", "sha256")),
+        "start": lambda v: isinstance(v, dict) and all(isinstance(v.get(k), str) for k in ("from", "sha256")),
     }
     for key, can_be in possible.items():
         if key in info and not can_be(info[key]):

@@ -514,7 +514,8 @@ def fit_command(run: Run) -> str:
         **({k: training.get(k) for k in ("batch", "lr")} if chain else {}),
         **{k: info.get(k) for k in ("seed", "holdout", "threads")},
         **{k: reading.get(k) for k in ("patches", "count")},
-        "tokens": (info.get("tokens") or {}).get("given"),
+        "start": (info.get("start") or {}).get("from"),
+        "tokens": None if "start" in info else (info.get("tokens") or {}).get("given"),
     }
     words = ["chainrule", "fit", str(info.get("data") or "DATA")]
     for name, value in options.items():

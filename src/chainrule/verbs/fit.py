@@ -21,7 +21,7 @@ from chainrule.data import BYTES, Alphabet, Dataset, batches, load
 from chainrule.data.patches import COUNT
 from chainrule.errors import ChainruleError
 from chainrule.model import Chain, Code
-from chainrule.models import INFO, METRICS, MODEL, TABLE, Run, alphabet_of
+from chainrule.models import INFO, METRICS, MODEL, STATE, TABLE, Run, alphabet_of
 from chainrule.stages import Stages
 from chainrule.train import Learner, Plan, Training
 from chainrule.verbs.alphabet import alphabet_for, divided, facts_of, keep
@@ -41,7 +41,9 @@ from chainrule.verbs.training import (
     check_one_pass,
     learns_in_one_pass,
     options_of_all,
+    started,
     take_over,
+    take_start,
     training_of,
     with_parts,
 )
@@ -51,6 +53,7 @@ DEFAULT_MINUTES = 10.0
 SAVE_EVERY = 20.0  # seconds between checkpoints, unless told otherwise
 LOOK_EVERY = 60.0  # seconds between estimates on held-out items
 LOOK_AT = 1 << 17  # symbols at most in such an estimate
+GENTLE = 0.1  # of the learning rate of a new model, for one that has learned already
 
 Listener = Callable[[dict[str, Any]], object]
 
@@ -70,6 +73,7 @@ def fit(
     count: int | None = None,
     gray: bool = False,
     tokens: int | str | Path | None = None,
+    start: str | Path | None = None,
     holdout: float = 0.05,
     batch: int | None = None,
     lr: float | None = None,
@@ -95,6 +99,8 @@ def fit(
         gray: colour images become their luminance.
         tokens: how many byte-pair tokens the alphabet of texts has, learned from what is not held out; or the
             tokenizer.json to take them from. By default symbols are bytes.
+        start: a run, or a folder of GPT-2, to begin from: its chain with all that it has learned, and its alphabet. The
+            learning rate is then a tenth of what suits a new model, unless `lr` says otherwise.
         holdout: share of the items kept from training to score it with (at most 1,000 items).
         batch, lr: of a chain: items a step and the highest learning rate; by default what suits the model.
         compile, bfloat16: see `Plan`; without `bfloat16` the model's suggestion is followed.
@@ -123,12 +129,15 @@ def fit(
     else:
         reading = how_to_read(conditional, patches, count, gray, seed)
         dataset = load(data, **reading)
-        alphabet = alphabet_for(dataset, tokens, holdout)
-        info = describe(dataset, alphabet, model, size, settings or {}, seed, conditional, holdout)
+        begun = None if start is None else started(start, model, tokens)
+        alphabet = alphabet_for(dataset, tokens, holdout) if begun is None else begun.alphabet
+        info = describe(dataset, alphabet, model, size, settings or {}, seed, conditional, holdout, begun)
         info |= {"reading": reading, **facts_of(alphabet, tokens)}
         info["budget"] = {"minutes": minutes, "steps": steps}
         rates = {"batch": batch, "lr": lr, "compile": compile, "bfloat16": bfloat16}
         info["training"] = options_of_all(info, **rates)
+        if begun is not None and lr is None:
+            info["training"]["lr"] *= GENTLE
         if issubclass(store.resolve(info["model"], TABLE), Code):
             check_for_chains(info["model"], **rates, tokens=tokens)
         elif learns_in_one_pass(info):
@@ -144,6 +153,8 @@ def fit(
     if isinstance(built, Chain):
         check_symbols(built, learn)
         take_over(built, info)
+        if "start" in info and not (resume and (folder / STATE).exists()):
+            take_start(built, info)
     if not resume:  # what cannot be learned leaves no folder behind
         folder = new_folder(out, info)
         if isinstance(built, Chain) or hasattr(
@@ -174,10 +185,10 @@ def how_to_read(
 
 
 def describe(
-    data: Dataset, alphabet: Alphabet, model, size, settings, seed, conditional, holdout
+    data: Dataset, alphabet: Alphabet, model, size, settings, seed, conditional, holdout, begun: Run | None = None
 ) -> dict[str, Any]:
     """The facts of a new run: what will be learned, from what, and with which arguments."""
-    name = model or DEFAULT_MODEL[data.kind]
+    name = begun.info["model"] if begun else model or DEFAULT_MODEL[data.kind]
     cls = store.resolve(name, TABLE)
     if size not in cls.SIZES:
         raise ChainruleError(f"{name} has no size {size!r}: choose from {', '.join(cls.SIZES)}")
@@ -192,13 +203,14 @@ def describe(
     seen = data if alphabet is data.alphabet else replace(data, levels=alphabet.symbols, alphabet=alphabet)
     seen = seen if conditional else replace(seen, context=None, classes=())
     settings = {key: store.plain(value, cls, TABLE) for key, value in settings.items()}
-    args = {**cls.SIZES[size], **cls.configure(seen), **settings}
+    args = {**(begun.info["args"] if begun else {**cls.SIZES[size], **cls.configure(seen)}), **settings}
     seeded = {"random_state": seed} if "random_state" in store.options(cls) else {}
     return {
         "model": name,
         "args": with_parts({**seeded, **args}, size),
         "size": size,
         "settings": settings,
+        **({"start": {"from": str(begun.path), "sha256": store.sha256(begun.model, TABLE)}} if begun else {}),
         "data": data.source,
         **same_data(data),
         "classes": list(seen.classes),
