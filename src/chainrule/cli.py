@@ -117,12 +117,15 @@ def fit(
     tokens: Annotated[
         str | None,
         typer.Option(
-            metavar="N|FILE", help="Byte-pair tokens for texts: so many, learned now, or those of a tokenizer.json."
+            metavar="N|FILE",
+            help="Byte-pair tokens for texts: so many, learned now, or those of a tokenizer.json.",
         ),
     ] = None,
     start: Annotated[
         str | None,
-        typer.Option(metavar="RUN", help="Begin from what a chain has learned: a run, a folder of GPT-2, hub:NAME."),
+        typer.Option(
+            metavar="RUN", help="Begin from what a chain has learned: a run, a folder of GPT-2, hub:NAME."
+        ),
     ] = None,
     holdout: Annotated[
         float, typer.Option(min=0.0, max=0.5, help="Share kept from training to score with.")
@@ -155,8 +158,8 @@ def fit(
     with console.training(json_) as listen:
         learn(
             data, model, out=out, minutes=minutes, steps=steps, size=size, settings=settings(set_), seed=seed,
-            conditional=conditional, patches=patches, count=count, gray=gray, tokens=tokens, start=start, holdout=holdout,
-            batch=batch, lr=lr, compile=compile, bfloat16=bfloat16,
+            conditional=conditional, patches=patches, count=count, gray=gray, tokens=tokens, start=start,
+            holdout=holdout, batch=batch, lr=lr, compile=compile, bfloat16=bfloat16,
             resume=resume, save_every=save_every, listen=listen,
         )  # fmt: skip
 

@@ -185,7 +185,9 @@ def check_facts(info: dict[str, Any], model: Chain | Code, origin: str) -> None:
             isinstance(v, list) and all(isinstance(c, str) for c in v) and len(v) in (0, classes)
         ),
         "holdout": lambda v: is_number(v) and 0 <= v <= 0.5,
-        "tokens": lambda v: isinstance(v, dict) and all(isinstance(v.get(k), str) for k in ("given", "sha256")),
+        "tokens": lambda v: (
+            isinstance(v, dict) and all(isinstance(v.get(k), str) for k in ("given", "sha256"))
+        ),
         "start": lambda v: isinstance(v, dict) and all(isinstance(v.get(k), str) for k in ("from", "sha256")),
     }
     for key, can_be in possible.items():

@@ -99,7 +99,14 @@ def check_table(found: dict[str, Any]) -> None:
 
 def parse_index(index: Any, header: Header, start: int, end: int) -> list[Block]:
     """Check the index: the blocks must fill the file from `start` to `end` without a gap."""
-    columns = ["blocks", "names", "shapes", "forms", "contexts", *(["tokens"] if header.flags & TOKENS else [])]
+    columns = [
+        "blocks",
+        "names",
+        "shapes",
+        "forms",
+        "contexts",
+        *(["tokens"] if header.flags & TOKENS else []),
+    ]
     want(isinstance(index, dict) and sorted(index) == sorted(columns), "index")
     table = index["blocks"]
     want(isinstance(table, list), "blocks")
@@ -150,7 +157,9 @@ def parse_items(index: dict[str, Any], count: int) -> list[Item]:
     items = [Item(*columns) for columns in zip(names, shapes, forms, contexts, tokens, strict=True)]
     for item in items:
         if item.tokens is not None:  # a token spells at least a byte, so a text has no more of them
-            whole(item.tokens, 0, item.size if len(item.shape) == 1 and item.form == SYMBOLS else -1, "tokens")
+            whole(
+                item.tokens, 0, item.size if len(item.shape) == 1 and item.form == SYMBOLS else -1, "tokens"
+            )
     return items
 
 

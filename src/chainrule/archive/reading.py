@@ -120,7 +120,9 @@ class Archive:
         header = self.header
         if not header.tokens_bytes:
             return None
-        packed = self._checked(self._table_offset, header.tokens_bytes, header.tokens_crc32, "its table of tokens")
+        packed = self._checked(
+            self._table_offset, header.tokens_bytes, header.tokens_crc32, "its table of tokens"
+        )
         try:
             raw = packed if len(packed) == header.tokens_size else expand(packed, header.tokens_size)
         except ChainruleError as error:

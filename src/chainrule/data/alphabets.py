@@ -10,6 +10,7 @@ import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -126,7 +127,10 @@ class Tokens:
     @cached_property
     def _single(self) -> dict[str, int]:
         """The symbols of stray bytes, as characters."""
-        return {bytes([b]).decode("utf-8", "surrogateescape"): self.pieces.index(bytes([b])) for b in range(128, 256)}
+        return {
+            bytes([b]).decode("utf-8", "surrogateescape"): self.pieces.index(bytes([b]))
+            for b in range(128, 256)
+        }
 
     def _parts(self, text: bytes) -> Iterator[str]:
         """A text in parts that no token spans: a long one at once would take much memory."""
@@ -143,7 +147,9 @@ class Tokens:
     def padded(self, symbols: int) -> Tokens:
         """The same for a model with more symbols: the others spell nothing."""
         if symbols < self.symbols:
-            raise ChainruleError(f"the alphabet has {self.symbols:,} symbols, the model {symbols:,}: it is another's")
+            raise ChainruleError(
+                f"the alphabet has {self.symbols:,} symbols, the model {symbols:,}: it is another's"
+            )
         return Tokens((*self.pieces, *[b""] * (symbols - self.symbols)), self.merges, self.added)
 
     def table(self) -> bytes:
@@ -168,9 +174,11 @@ def from_table(table: bytes, origin: str) -> Tokens:
     begin = 4 + 2 * count
     lengths = struct.unpack_from(f"<{count}H", table, 4) if 1 <= count <= MOST and begin <= len(table) else ()
     if begin + sum(lengths) != len(table) or not lengths:
-        raise ChainruleError(f"{origin} is damaged: its table of tokens does not hold the {count} that it claims")
+        raise ChainruleError(
+            f"{origin} is damaged: its table of tokens does not hold the {count} that it claims"
+        )
     ends = np.cumsum([begin, *lengths]).tolist()
-    return Tokens(tuple(table[a:b] for a, b in zip(ends[:-1], ends[1:], strict=True)))
+    return Tokens(tuple(table[a:b] for a, b in pairwise(ends)))
 
 
 def parts(text: bytes, whole: bool = False) -> Iterator[str]:
@@ -188,6 +196,10 @@ def check_pieces(pieces: Sequence[bytes], origin: str) -> None:
     if not 256 <= len(pieces) <= MOST:
         raise ChainruleError(f"{origin} has {len(pieces):,} symbols, an alphabet has 256 to {MOST:,}")
     if max(map(len, pieces)) > LONGEST or sum(map(len, pieces)) > TABLE // 2:
-        raise ChainruleError(f"{origin} has tokens of too many bytes: one takes up to {LONGEST:,}, all {TABLE // 2:,}")
+        raise ChainruleError(
+            f"{origin} has tokens of too many bytes: one takes up to {LONGEST:,}, all {TABLE // 2:,}"
+        )
     if missing := {bytes([b]) for b in range(256)} - set(pieces):
-        raise ChainruleError(f"{origin} has no token for the byte {min(missing).hex()}: texts could not come back exactly")
+        raise ChainruleError(
+            f"{origin} has no token for the byte {min(missing).hex()}: texts could not come back exactly"
+        )

@@ -9,7 +9,7 @@ from functools import cached_property
 
 import numpy as np
 
-from chainrule.data.alphabets import BYTES, Alphabet, Tokens
+from chainrule.data.alphabets import BYTES, Alphabet
 from chainrule.errors import ChainruleError
 
 
@@ -102,6 +102,7 @@ class Dataset:
     def in_alphabet(self, alphabet: Alphabet) -> Dataset:
         """The same texts in the symbols of another alphabet.
 
+        >>> from chainrule.data.alphabets import Tokens
         >>> two = Tokens((b"a", b"b"))
         >>> Dataset(np.array([[1, 0]]), 2, "text", alphabet=two).in_alphabet(BYTES).x.tobytes()
         b'ba'

@@ -1,6 +1,6 @@
 """Alphabets of tokens: learned from texts, and read from and written to the tokenizer.json of `tokenizers`.
 
-Of a file only vocabulary, merges and added tokens are taken, checked, and built anew: a file is not trusted in anything.
+Of a file only vocabulary, merges and added tokens are taken, checked, and built anew: nothing in it is trusted.
 """
 
 from __future__ import annotations
@@ -18,7 +18,14 @@ FILE, VOCABULARY, MERGES = "tokenizer.json", "vocab.json", "merges.txt"
 LARGEST = 1 << 26  # bytes of such a file
 WORDS = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
 # what must be as here, or empty, in the part "model" of a file
-PLAIN = ("dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback", "ignore_merges")
+PLAIN = (
+    "dropout",
+    "unk_token",
+    "continuing_subword_prefix",
+    "end_of_word_suffix",
+    "byte_fallback",
+    "ignore_merges",
+)
 
 
 def characters() -> list[str]:
@@ -41,14 +48,17 @@ def learn(texts: Iterable[bytes], symbols: int) -> Tokens:
         ChainruleError: the texts do not hold so many different pairs that come twice; or `tokenizers` is missing.
     """
     if not 257 <= symbols <= MOST:
-        raise ChainruleError(f"--tokens {symbols}: an alphabet is 256 bytes and what they merge to, 257 to {MOST:,}")
+        raise ChainruleError(
+            f"--tokens {symbols}: an alphabet is 256 bytes and what they merge to, 257 to {MOST:,}"
+        )
     library = needed()
     tokenizer = library.Tokenizer(library.models.BPE())
     tokenizer.pre_tokenizer = library.pre_tokenizers.ByteLevel(add_prefix_space=False)
     trainer = library.trainers.BpeTrainer(
         vocab_size=symbols, min_frequency=2, show_progress=False, initial_alphabet=sorted(characters())
     )
-    tokenizer.train_from_iterator((s for text in texts for part in parts(text) for s in STRAY.split(part)[::2]), trainer)
+    runs = (run for text in texts for part in parts(text) for run in STRAY.split(part)[::2])
+    tokenizer.train_from_iterator(runs, trainer)
     found = parse(tokenizer.to_str().encode(), "what was learned")
     if found.symbols < symbols:
         raise ChainruleError(
@@ -80,7 +90,11 @@ def from_two(folder: Path) -> Tokens:
         lines = contents(folder / MERGES).decode().split("\n")
     merges = [line.rstrip("\r") for line in lines if line.strip() and not line.startswith("#version")]
     end = "<|endoftext|>"
-    added = [{"id": vocabulary[end], "content": end}] if isinstance(vocabulary, dict) and end in vocabulary else []
+    added = (
+        [{"id": vocabulary[end], "content": end}]
+        if isinstance(vocabulary, dict) and end in vocabulary
+        else []
+    )
     return alphabet_of({"vocab": vocabulary, "merges": merges}, added, origin)
 
 
@@ -116,7 +130,9 @@ def check_way(found: dict[str, Any], origin: str) -> None:
     if told != WORDS:
         raise ChainruleError(f"{origin} divides texts by {shown(str(words))}, and GPT-2's ByteLevel is read")
     if found.get("normalizer") is not None:
-        raise ChainruleError(f"{origin} changes texts before it encodes them (a normalizer): they would not come back")
+        raise ChainruleError(
+            f"{origin} changes texts before it encodes them (a normalizer): they would not come back"
+        )
     wrong = [key for key in PLAIN if model.get(key)]
     if model.get("type", "BPE") != "BPE" or wrong:
         kind = shown(str(model.get("type"))) if not wrong else f"{wrong[0]}={shown(str(model[wrong[0]]))}"
@@ -154,7 +170,8 @@ def dump(alphabet: Tokens) -> bytes:
     seen = characters()
     own = set(alphabet.added)
     names = [
-        piece.decode() if i in own else "".join(seen[b] for b in piece) for i, piece in enumerate(alphabet.pieces)
+        piece.decode() if i in own else "".join(seen[b] for b in piece)
+        for i, piece in enumerate(alphabet.pieces)
     ]
     flags = dict.fromkeys(["single_word", "lstrip", "rstrip", "normalized"], False)
     model: dict[str, Any] = {"type": "BPE", **dict.fromkeys(PLAIN[:4]), "fuse_unk": False}

@@ -17,7 +17,13 @@ from chainrule.errors import ChainruleError
 from chainrule.store import one_line, read_bytes, write_atomic
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
-FILES = [CONFIG, WEIGHTS, "tokenizer.json", "vocab.json", "merges.txt"]  # what is fetched of a model of the hub
+FILES = [
+    CONFIG,
+    WEIGHTS,
+    "tokenizer.json",
+    "vocab.json",
+    "merges.txt",
+]  # what is fetched of a model of the hub
 HUB = "hub:"
 MOST = 1 << 20  # of any size
 PARTS = {"ask_norm": "ln_1", "ask": "attn.c_attn", "answer": "attn.c_proj"}
@@ -45,7 +51,9 @@ def located(folder: str | Path) -> Path:
     name = str(folder)
     if name.startswith(HUB):
         return fetched(name.removeprefix(HUB))
-    named = isinstance(folder, str) and re.fullmatch(r"[\w.-]+(/[\w.-]+)?", folder) and not Path(folder).exists()
+    named = (
+        isinstance(folder, str) and re.fullmatch(r"[\w.-]+(/[\w.-]+)?", folder) and not Path(folder).exists()
+    )
     return fetched(name) if named else Path(folder)
 
 
@@ -59,7 +67,7 @@ def fetched(name: str) -> Path:
         from huggingface_hub import snapshot_download
     except ImportError as error:
         raise ChainruleError(
-            f"{one_line(name)} is no folder here, and the hub needs a package: pip install \"chainrule[hub]\""
+            f'{one_line(name)} is no folder here, and the hub needs a package: pip install "chainrule[hub]"'
         ) from error
     try:
         return Path(snapshot_download(name, allow_patterns=FILES))

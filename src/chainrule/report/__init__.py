@@ -213,7 +213,11 @@ def lead(run: Run) -> str:
     """The sentence under the title: how much of what."""
     items, event, kind, levels = (run.info.get(k) for k in ("items", "event", "kind", "levels"))
     shape = " × ".join(f"{n:,}" for n in event) if event else "several sizes"
-    made = f"in tokens of an alphabet of {run.alphabet.symbols:,}" if "tokens" in run.info else f"{levels} levels a symbol"
+    made = (
+        f"an alphabet of {run.alphabet.symbols:,} tokens"
+        if "tokens" in run.info
+        else f"{levels} levels a symbol"
+    )
     return f"Fitted to {kind} data, {shape}, {made}{f'; {items:,} in all' if items else ''}."
 
 

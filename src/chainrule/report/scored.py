@@ -78,7 +78,9 @@ class Watch:
     def __call__(self, i: int, nats: np.ndarray) -> None:
         bits = nats / math.log(2)
         if self.data.kind == "text":
-            self._hear_text(i, np.asarray(self.data.x[i]), self._coded.alphabet.shared(self._coded.x[i], bits))
+            self._hear_text(
+                i, np.asarray(self.data.x[i]), self._coded.alphabet.shared(self._coded.x[i], bits)
+            )
         elif self.data.kind == "image":
             self._keep(i, bits, Excerpt(i, 0, bits.sum(2)))  # bits a pixel (H, W)
 

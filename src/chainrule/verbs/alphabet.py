@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from chainrule import store
 from chainrule.data import BYTES, Alphabet, Dataset, train_holdout
 from chainrule.data.alphabets import Tokens
@@ -21,11 +19,14 @@ def alphabet_for(data: Dataset, given: int | str | Path | None, holdout: float) 
     if given is None:
         return data.alphabet
     if data.kind != "text" or data.alphabet is not BYTES:
-        raise ChainruleError(f"--tokens {given} is for texts of bytes, {data.source or 'this'} is {data.kind}")
-    if not str(given).isdecimal():
-        return read(given)
+        raise ChainruleError(
+            f"--tokens {given} is for texts of bytes, {data.source or 'this'} is {data.kind}"
+        )
+    said = str(given)
+    if not said.isdecimal():
+        return read(said)
     part = divided(data, holdout)[0]
-    return learn((np.asarray(x).astype(np.uint8).tobytes() for x in part.x), int(given))
+    return learn((BYTES.decode(x) for x in part.x), int(said))
 
 
 def divided(data: Dataset, holdout: float) -> tuple[Dataset, Dataset | None]:

@@ -248,7 +248,9 @@ class Source:
             context = int(self.data.context[i]) if classes and self.data.context is not None else None
             item = self.item(name, event, context)
             if item.size > MAX_BLOCK:
-                raise ChainruleError(f"{name} has {item.size} symbols, at most {MAX_BLOCK} can be kept: cut it")
+                raise ChainruleError(
+                    f"{name} has {item.size} symbols, at most {MAX_BLOCK} can be kept: cut it"
+                )
             whole = name in self.originals and not shows_the_same(self.originals[name], event)
             items.append(self.as_file(item) if whole else item)
         return items

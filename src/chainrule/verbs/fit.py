@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from chainrule import __version__, store
-from chainrule.data import BYTES, Alphabet, Dataset, batches, load
+from chainrule.data import Alphabet, Dataset, batches, load
 from chainrule.data.patches import COUNT
 from chainrule.errors import ChainruleError
 from chainrule.model import Chain, Code
@@ -185,7 +185,15 @@ def how_to_read(
 
 
 def describe(
-    data: Dataset, alphabet: Alphabet, model, size, settings, seed, conditional, holdout, begun: Run | None = None
+    data: Dataset,
+    alphabet: Alphabet,
+    model,
+    size,
+    settings,
+    seed,
+    conditional,
+    holdout,
+    begun: Run | None = None,
 ) -> dict[str, Any]:
     """The facts of a new run: what will be learned, from what, and with which arguments."""
     name = begun.info["model"] if begun else model or DEFAULT_MODEL[data.kind]
@@ -248,7 +256,9 @@ def fit_chain(
     if training is not None:
         restore(training, folder)
         listen({"event": "start", "training": training, "info": info, "folder": folder})
-        log = Log(folder / METRICS, training.step, bits=True, dims=learn.dims().sum() / max(1, learn.symbols_total))
+        log = Log(
+            folder / METRICS, training.step, bits=True, dims=learn.dims().sum() / max(1, learn.symbols_total)
+        )
         run_training(training, log, folder, save_every, listen, lambda: look(training, held))
         last = training.training if isinstance(training, Stages) else training
         last.model.load_state_dict(last.averaged())

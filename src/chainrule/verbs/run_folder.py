@@ -201,9 +201,9 @@ def restore(training: Learner, folder: Path) -> None:
 class Log:
     """metrics.jsonl: a line every 20 steps. Lines beyond the checkpoint that is resumed are dropped.
 
-    The loss of a chain is in nats a symbol and written in bits/dim, of which a symbol has `dims` on average: a token has
-    several bytes. That of a code is whatever the code minimises. Of trainings that follow each other a line says which
-    of them it is about, from 1 on.
+    The loss of a chain is in nats a symbol and written in bits/dim; a symbol has `dims` of these on average, as a token
+    has several bytes. That of a code is whatever the code minimises. Of trainings that follow each other a line says
+    which of them it is about, from 1 on.
     """
 
     def __init__(self, path: Path, step: int, bits: bool, dims: float = 1.0):

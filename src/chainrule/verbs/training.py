@@ -164,11 +164,15 @@ def started(start: str | Path, model: str | None, tokens: Any) -> Run:
     """The run that another one begins from: a chain, whose alphabet stays."""
     begun = open_run(start)
     if tokens is not None:
-        raise ChainruleError(f"--tokens {tokens}: the model of --start {start} has its alphabet already, leave it out")
+        raise ChainruleError(
+            f"--tokens {tokens}: the model of --start {start} has its alphabet already, leave it out"
+        )
     if (name := store.name_of(begun.chain, TABLE)) != (model or name):
         raise ChainruleError(f"--model {model}: --start {start} holds {name}, leave --model out")
     if isinstance(begun.info["args"].get("parts"), list) or begun.chain.PASSAGE:
-        raise ChainruleError(f"--start {start} holds {name}, which does not learn in steps from what it has learned")
+        raise ChainruleError(
+            f"--start {start} holds {name}, which does not learn in steps from what it has learned"
+        )
     return begun
 
 

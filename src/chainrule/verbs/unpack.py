@@ -96,7 +96,9 @@ def spelling_of(archive: Archive, alphabet: Alphabet) -> Alphabet:
         table = alphabet.table()
     found = from_table(table, str(path))
     if found.symbols != archive.header.symbols:
-        raise ChainruleError(f"{path} has {archive.header.symbols} symbols, its table of tokens {found.symbols}")
+        raise ChainruleError(
+            f"{path} has {archive.header.symbols} symbols, its table of tokens {found.symbols}"
+        )
     return found
 
 
