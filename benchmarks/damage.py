@@ -69,11 +69,16 @@ REASONS = {
     "index.names": "0, 1, 2 ... told by their number or one by one",
     "index.shapes": "equal shapes as one run or as several",
     "index.forms": "equal forms as one run or as several",
+    "index.tokens": "how many tokens a text has that no model coded",
     "index.contexts": "no classes told once or for each item",
     "payload": "zeros behind packed bytes, or the last bits of a stream, which no symbol needs",
     "model": "a weight that these items never use, or by so little that no count changed; or " + IDLE,
     "model's header": "an entry that nobody reads, or its JSON written otherwise; or " + IDLE,
     "another model": IDLE,
+    "table of tokens": "zeros behind packed bytes; tokens that these items do not have; or " + IDLE,
+    "header.tokens_sha256": IDLE,
+    "header.tokens_crc32": IDLE,
+    "header.tokens_size": IDLE,
 }
 
 
@@ -98,16 +103,25 @@ def bases(root: Path) -> list[Base]:
         *written(root, "waves", waves, "char-lstm", [True]),
         *written(root, "digits", digits, "gated-pixelcnn", [False]),
         *written(root, "wide", wide, "uniform", [True, False]),
+        *written(root, "tokens", texts, "char-lstm", [True, False], tokens=262),
     ]
 
 
 def written(
-    root: Path, name: str, data: Dataset, model: str, embeds: Sequence[bool], **settings: int
+    root: Path,
+    name: str,
+    data: Dataset,
+    model: str,
+    embeds: Sequence[bool],
+    tokens: int | None = None,
+    **settings: int,
 ) -> Iterator[Base]:
     """Fit, compress, with the model in the archive or elsewhere, and see what comes back."""
     place = root / f"{name} run"
     plan = {"steps": 20, "lr": 0.02, "size": "tiny", "holdout": 0.0, "compile": False}
-    run = chainrule.fit(data, model, out=place, settings=settings, conditional=bool(data.classes), **plan)
+    plan |= {"tokens": tokens, "conditional": bool(data.classes)}
+    run = chainrule.fit(data, model, out=place, settings=settings, **plan)
+    data = data.in_alphabet(run.alphabet)
     for embed in embeds:
         path = root / f"{name} {'with' if embed else 'without'} model.chain"
         with contextlib.redirect_stdout(io.StringIO()):
@@ -138,7 +152,7 @@ def stories(folder: Path, texts: Sequence[bytes]) -> Path:
 
 def items_of(path: Path, run: Path | None) -> tuple[Any, ...]:
     """What `decompress` gives, as plain values."""
-    found = chainrule.decompress(path, packing.chain_of(run))
+    found = chainrule.decompress(path, **packing.known(run))
     return tuple((name, x.shape, x.dtype.str, x.tobytes(), context) for name, x, context in found)
 
 

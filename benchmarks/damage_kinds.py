@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import hashlib
 import json
 import struct
 import zlib
@@ -18,7 +19,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from chainrule import engine, store
-from chainrule.archive import END, FOOTER, MAGIC, MODEL, PREFIX, VERSION, expand, squeeze
+from chainrule.archive import END, FOOTER, MAGIC, MODEL, PREFIX, TOKENS, VERSION, expand, squeeze
 from chainrule.models import TABLE, parse_model
 
 
@@ -109,6 +110,7 @@ class Parts:
 
     header: dict[str, Any]
     model: bytes
+    table: bytes  # of tokens
     payloads: list[bytes]
     index: dict[str, Any]
 
@@ -120,17 +122,26 @@ class Parts:
         index = data[end : end + packed]
         table = json.loads(index if packed == raw else expand(index, raw))
         header = json.loads(data[PREFIX.size : PREFIX.size + size])
-        start = PREFIX.size + size + header["model_bytes"]
+        first = PREFIX.size + size
+        middle = first + header["model_bytes"]
+        start = middle + header.get("tokens_bytes", 0)
+        model, tokens = data[first:middle], data[middle:start]
         payloads = []
         for entry in table["blocks"]:
             payloads.append(data[start : start + entry["bytes"]])
             start += entry["bytes"]
-        model = data[PREFIX.size + size : PREFIX.size + size + header["model_bytes"]]
-        return cls(header, model, payloads, table)
+        return cls(header, model, tokens, payloads, table)
+
+    @property
+    def flags(self) -> int:
+        """What a reader must understand."""
+        return TOKENS if self.header.get("tokens_sha256") else 0
 
     def measured(self) -> Parts:
         """Lengths and checksums of model and blocks as they now are."""
         self.header.update(model_bytes=len(self.model), model_crc32=zlib.crc32(self.model))
+        if self.flags:
+            self.header.update(tokens_bytes=len(self.table), tokens_crc32=zlib.crc32(self.table))
         for entry, payload in zip(self.index["blocks"], self.payloads, strict=True):
             entry.update(bytes=len(payload), crc32=zlib.crc32(payload))
         return self
@@ -139,7 +150,7 @@ class Parts:
         self,
         *,
         version: int = VERSION,
-        flags: int = 0,
+        flags: int | None = None,
         text: bytes | None = None,
         raw: bytes | None = None,
         packed: bytes | None = None,
@@ -149,9 +160,11 @@ class Parts:
         text = plain(self.header) if text is None else text
         raw = plain(self.index) if raw is None else raw
         packed = squeeze(raw) if packed is None else packed
-        start = PREFIX.pack(MAGIC, version, flags, len(text), 0)[:-4]
+        start = PREFIX.pack(MAGIC, version, self.flags if flags is None else flags, len(text), 0)[:-4]
         crc = zlib.crc32(start + text)
-        body = start + struct.pack("<I", crc) + text + self.model + b"".join(self.payloads) + packed
+        body = (
+            start + struct.pack("<I", crc) + text + self.model + self.table + b"".join(self.payloads) + packed
+        )
         numbers = {"packed": len(packed), "raw": len(raw), "crc": zlib.crc32(packed), "header": crc}
         numbers |= {"total": len(body) + FOOTER.size} | (footer or {})
         end = FOOTER.pack(*numbers.values(), 0, END)[:-8]
@@ -166,7 +179,8 @@ def plain(value: Any) -> bytes:
 def edges(base: Base) -> list[int]:
     """Where the parts of an archive begin, and its end."""
     parts = Parts.of(base.data)
-    sizes = [8, PREFIX.size - 8, len(plain(parts.header)), len(parts.model), *map(len, parts.payloads)]
+    sizes = [8, PREFIX.size - 8, len(plain(parts.header)), len(parts.model), len(parts.table)]
+    sizes += map(len, parts.payloads)
     end = len(base.data) - FOOTER.size
     return [0, *np.cumsum(sizes).tolist(), end, len(base.data)]
 
@@ -270,7 +284,7 @@ def overwritten(draw: Draw, base: Base, all_: Sequence[Base]) -> bytes:
 def prefix(draw: Draw, parts: Parts, _: Base, __: Sequence[Base]) -> Lie:
     """Another version, reserved flags."""
     version = VERSION if draw.once_in(2) else draw.below(1 << 16)
-    flags = 0 if draw.once_in(3) else draw.pick((1 << draw.below(16), draw.below(1 << 16)))
+    flags = parts.flags if draw.once_in(3) else draw.pick((1 << draw.below(16), draw.below(1 << 16)))
     return parts.joined(version=version, flags=flags), ()
 
 
@@ -311,7 +325,7 @@ def index_packed(draw: Draw, parts: Parts, _: Base, __: Sequence[Base]) -> Lie:
 
 
 def item(draw: Draw, parts: Parts, _: Base, __: Sequence[Base]) -> Lie | None:
-    """An item gets another name, shape, class or form, as somebody would do it who knows the format."""
+    """An item gets another name, shape, class, form or count, as somebody would do it who knows the format."""
     index = parts.index
     count = sum(entry["items"] for entry in index["blocks"])
     columns = {
@@ -319,6 +333,7 @@ def item(draw: Draw, parts: Parts, _: Base, __: Sequence[Base]) -> Lie | None:
         "contexts": index["contexts"] or [None] * count,
         "shapes": [run[1] for run in index["shapes"] for _ in range(run[0])],
         "forms": [run[1] for run in index["forms"] for _ in range(run[0])],
+        **({"tokens": index["tokens"]} if "tokens" in index else {}),
     }
     column, i = draw.pick(list(columns)), draw.below(count)
     other, old = draw.below(count), columns[column][i]
@@ -330,14 +345,15 @@ def item(draw: Draw, parts: Parts, _: Base, __: Sequence[Base]) -> Lie | None:
         grown = [n << draw.below(24) if i == side else n for i, n in enumerate(old)]
         new = draw.pick((grown, old[::-1], [*old, 1], [int(np.prod(old))], [n + 1 for n in old]))
     else:
-        new = {"names": f"{old}{draw.below(10)}", "contexts": draw.below(9), "forms": "file"}[column]
+        others = {"names": f"{old}{draw.below(10)}", "contexts": draw.below(9), "forms": "file"}
+        new = others.get(column, draw.below(99))
     if new == old:
         return None
     columns[column][i] = new
     contexts = None if all(c is None for c in columns["contexts"]) else columns["contexts"]
     index.update(names=columns["names"], contexts=contexts)
     index.update({key: [[1, value] for value in columns[key]] for key in ("shapes", "forms")})
-    return parts.joined(), ()
+    return parts.joined(), ("index.tokens",) if column == "tokens" and not needed(parts) else ()
 
 
 def payload(draw: Draw, parts: Parts, _: Base, __: Sequence[Base]) -> Lie:
@@ -407,6 +423,24 @@ def model_header(draw: Draw, parts: Parts, _: Base, all_: Sequence[Base]) -> Lie
     text += b" " * (-len(text) % 8)
     parts.model = struct.pack("<Q", len(text)) + text + parts.model[8 + size :]
     return with_identity(draw, parts), ("model's header",)
+
+
+def table(draw: Draw, parts: Parts, _: Base, __: Sequence[Base]) -> Lie | None:
+    """Other tokens, or a table that claims others; its lengths and hash are right, or not."""
+    if not parts.table:
+        return None
+    raw = expand(parts.table, parts.header["tokens_size"])
+    lies = [
+        mangled(draw, raw),
+        struct.pack("<I", draw.below(1 << 17)) + raw[4:],
+        raw + bytes(1 << draw.below(22)),
+    ]
+    raw = lies[draw.below(3)]
+    parts.table = mangled(draw, squeeze(raw)) if draw.once_in(4) else squeeze(raw)
+    parts.header["tokens_size"] = len(raw)
+    if draw.once_in(2):
+        parts.header["tokens_sha256"] = hashlib.sha256(raw).hexdigest()
+    return parts.measured().joined(), ("table of tokens",)
 
 
 def another_model(draw: Draw, parts: Parts, base: Base, all_: Sequence[Base]) -> Lie | None:
@@ -557,4 +591,5 @@ KINDS: dict[str, tuple[int, Kind]] = {
     "model bytes, sealed": (4, sealed(model)),
     "model header, sealed": (3, sealed(model_header)),
     "model of another, sealed": (2, sealed(another_model)),
+    "table of tokens, sealed": (3, sealed(table)),
 }

@@ -45,6 +45,7 @@ def test_the_archives_have_everything_that_can_be_damaged(bases):
     parts = [Parts.of(base.data) for base in bases]
     assert {entry["coding"] for p in parts for entry in p.index["blocks"]} == {MODEL, LZMA, STORED}
     assert {bool(p.model) for p in parts} == {True, False}
+    assert {bool(p.table) for p in parts if p.flags} == {True, False}
     assert {p.header["layout"] for p in parts} == {"files", "array"}
     assert {p.header["kind"] for p in parts} == {"image", "text", "array"}
     assert {form for p in parts for _, form in p.index["forms"]} == {"symbols", "file"}

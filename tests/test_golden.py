@@ -52,5 +52,5 @@ def test_the_golden_archives_hold_every_coding():
     for name in GOLDEN:
         with Archive(FOLDER / name) as archive:
             codings |= {block.coding for block in archive.blocks}
-    assert len(GOLDEN) == 5
+    assert len(GOLDEN) == 6
     assert codings == {"model", "lzma", "stored"}

@@ -39,7 +39,7 @@ app = typer.Typer(
     help="Learn p(x), or a good code for x, from your own files, and put it to use.",
     epilog="DATA is a name ([bold]chainrule data[/bold]) or a path: a folder of images, a text file or a folder "
     "of texts, a .npy or .npz array. RUN is a folder that [bold]chainrule fit[/bold] made, or a model that was learned "
-    "already and travels along, zoo:NAME ([bold]chainrule models[/bold]).",
+    "already and travels along, zoo:NAME ([bold]chainrule models[/bold]), or a folder of GPT-2, or hub:NAME.",
 )
 
 LONGEST = 1 << 24  # symbols of a text that is written
@@ -114,6 +114,19 @@ def fit(
     ] = None,
     count: Annotated[int | None, typer.Option(min=1, help="How many patches; by default 100,000.")] = None,
     gray: Annotated[bool, typer.Option("--gray", help="Turn colour images into their luminance.")] = False,
+    tokens: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N|FILE",
+            help="Byte-pair tokens for texts: so many, learned now, or those of a tokenizer.json.",
+        ),
+    ] = None,
+    start: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RUN", help="Begin from what a chain has learned: a run, a folder of GPT-2, hub:NAME."
+        ),
+    ] = None,
     holdout: Annotated[
         float, typer.Option(min=0.0, max=0.5, help="Share kept from training to score with.")
     ] = 0.05,
@@ -145,8 +158,8 @@ def fit(
     with console.training(json_) as listen:
         learn(
             data, model, out=out, minutes=minutes, steps=steps, size=size, settings=settings(set_), seed=seed,
-            conditional=conditional, patches=patches, count=count, gray=gray, holdout=holdout,
-            batch=batch, lr=lr, compile=compile, bfloat16=bfloat16,
+            conditional=conditional, patches=patches, count=count, gray=gray, tokens=tokens, start=start,
+            holdout=holdout, batch=batch, lr=lr, compile=compile, bfloat16=bfloat16,
             resume=resume, save_every=save_every, listen=listen,
         )  # fmt: skip
 
@@ -549,6 +562,7 @@ def as_fitted(opened) -> dict[str, Any]:
         "classes": info.get("classes") or False,
         "channels": getattr(opened.model, "channels", None),
         "gray": info.get("reading", {}).get("gray", False),
+        "alphabet": opened.alphabet,
     }
 
 

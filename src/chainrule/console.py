@@ -143,16 +143,20 @@ def scores(total: dict[str, Any], items: list[dict[str, Any]], json_: bool) -> N
         for item in items:
             emit(item)
         return
+    tokens, what = "tokens" in total, "bytes" if "tokens" in total else "symbols"
     out().print(
-        f"[bold]{total['bits_per_dim']:.4f} bits/dim[/bold] over {total['items']:,} items "
-        f"of {plain(total['data'])} "
-        f"(exact; {total['symbols']:,} symbols, {total['nats_per_item']:,.2f} nats an item)",
+        f"[bold]{total['bits_per_dim']:.4f} bits/{'byte' if tokens else 'dim'}[/bold] over {total['items']:,} items "
+        f"of {plain(total['data'])} ({'at most' if tokens else 'exact'}; "
+        f"{total['symbols']:,} {what}, {total['nats_per_item']:,.2f} nats an item)",
         soft_wrap=True,
     )
+    if tokens:
+        each = f"{total['nats_per_token']:.4f} nats a token, {total['tokens']:,} of them"
+        out().print(f"[dim]{'tokens':<12}[/dim]  {each}: {plain(total['bound'])}", soft_wrap=True)
     out().print(f"[dim]context rule[/dim]  {plain(total['context_rule'])}", soft_wrap=True)
     if items:
         grid = Table(box=None, header_style="bold", pad_edge=False)
-        for name in ("most surprising", "bits/dim", "nats"):
+        for name in ("most surprising", "bits/byte" if tokens else "bits/dim", "nats"):
             grid.add_column(name, justify="left" if name[0] == "m" else "right", overflow="fold")
         for item in items:
             grid.add_row(plain(item["name"]), f"{item['bits_per_dim']:.4f}", f"{item['nats']:,.2f}")
@@ -290,8 +294,9 @@ def conclude(event: dict[str, Any], json_: bool) -> None:
         emit({"run": str(event["folder"]), **{k: info[k] for k in ("trained", "held_out") if k in info}})
         return
     held = info.get("held_out")
+    kind, unit = ("at most", "byte") if "tokens" in info else ("exact", "dim")
     text = (
-        f"; {held['items']:,} held-out items need [bold]{held['bits_per_dim']:.4f} bits/dim[/bold] (exact)"
+        f"; {held['items']:,} held-out items need [bold]{held['bits_per_dim']:.4f} bits/{unit}[/bold] ({kind})"
         if held
         else ""
     )

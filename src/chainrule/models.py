@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,8 +12,11 @@ from typing import Any
 from chainrule import store, zoo
 from chainrule.chains import CHAINS
 from chainrule.codes import CODES
+from chainrule.data import tokens
+from chainrule.data.alphabets import BYTES, Alphabet, Tokens
 from chainrule.data.reading import file_size, printable
 from chainrule.errors import ChainruleError
+from chainrule.layers import gpt2
 from chainrule.layers.sequence import Cells, Recurrent
 from chainrule.model import Chain, Code
 
@@ -20,6 +24,7 @@ TABLE = {**CHAINS, **CODES}
 MAX_LEVELS = 1 << 16
 LOSSES = {"loss_bits", "loss"}  # a chain's, a code's, in a line of metrics.jsonl
 MODEL, STATE, INFO, METRICS = "model.safetensors", "state.safetensors", "run.json", "metrics.jsonl"
+TOKENIZER = tokens.FILE
 
 
 @dataclass(frozen=True)
@@ -30,11 +35,13 @@ class Run:
         path: the run folder, or the single model file.
         model: a `Chain` or a `Code`, ready to use.
         info: run.json: model, args, data, kind, levels, event, classes, seed, budget, versions, results.
+        alphabet: what the symbols of texts spell: give it to `load`.
     """
 
     path: Path
     model: Chain | Code
     info: dict[str, Any]
+    alphabet: Alphabet = BYTES
 
     @property
     def chain(self) -> Chain:
@@ -59,9 +66,11 @@ class Run:
 
     @property
     def folder(self) -> Path:
-        """Where things about the run go: its folder, that of the model file, or for zoo:NAME runs/NAME."""
+        """Where things about the run go: its folder, that of the model file, for zoo:NAME and hub:NAME runs/NAME."""
         if zoo.is_name(self.path):
             return Path("runs") / zoo.name_in(self.path)
+        if self.path.as_posix().startswith(gpt2.HUB):
+            return Path("runs") / self.path.name.removeprefix(gpt2.HUB)
         return self.path if self.path.is_dir() else self.path.parent
 
     def metrics(self) -> list[dict[str, Any]]:
@@ -72,12 +81,16 @@ class Run:
 
 
 def open_run(path: str | Path) -> Run:
-    """Open a run folder, a model file by itself, or a model of the zoo: `zoo:NAME`.
+    """Open a run folder, a model file by itself, a model of the zoo: `zoo:NAME`, a folder of GPT-2, or `hub:NAME`.
 
     Raises:
         ChainruleError: there is no run at `path`, it is not finished, or its model is damaged.
     """
     path = Path(path)
+    if path.as_posix().startswith(gpt2.HUB):
+        return open_gpt2(path, gpt2.fetched(path.as_posix().removeprefix(gpt2.HUB)))
+    if gpt2.is_folder(path):
+        return open_gpt2(path, path)
     file = zoo.model_file(path) if zoo.is_name(path) else path / MODEL if path.is_dir() else path
     if path.is_dir() and not file.exists():
         if (path / STATE).exists():
@@ -90,7 +103,36 @@ def open_run(path: str | Path) -> Run:
     file_size(file, printable(str(file)))  # never a pipe or a device
     model, header = store.parse(store.read_bytes(file), TABLE, printable(str(file)))
     check_facts(header, model, printable(str(file)))
-    return Run(path, model, header)
+    return Run(path, model, header, alphabet_of(header, file.parent, model))
+
+
+def open_gpt2(path: Path, folder: Path) -> Run:
+    """The GPT-2 in a folder as a run, with the alphabet that lies beside it."""
+    chain: Any = store.resolve("gpt", TABLE)
+    chain = chain.from_pretrained(folder)
+    info = {"model": "gpt", "args": store.arguments(chain, TABLE), "kind": "text", "levels": BYTES.symbols}
+    if chain.symbols <= BYTES.symbols:
+        return Run(path, chain, info)
+    found = tokens.read(folder)
+    known = {"given": printable(str(path)), "symbols": found.symbols, "sha256": identity_of(found)}
+    return Run(path, chain, {**info, "tokens": known}, found.padded(chain.symbols))
+
+
+def alphabet_of(info: dict[str, Any], folder: Path, model: Chain | Code | None = None) -> Alphabet:
+    """The alphabet of a run: bytes, or that of the tokenizer.json in its folder, with as many symbols as the model."""
+    if "tokens" not in info:
+        return BYTES
+    found = tokens.read(folder / TOKENIZER)
+    if identity_of(found) != info["tokens"]["sha256"]:
+        raise ChainruleError(
+            f"{printable(str(folder / TOKENIZER))} is another alphabet than the model learned with: put its own there"
+        )
+    return found.padded(model.symbols) if isinstance(model, Chain) else found
+
+
+def identity_of(alphabet: Tokens) -> str:
+    """SHA-256 of an alphabet as a tokenizer.json."""
+    return hashlib.sha256(tokens.dump(alphabet)).hexdigest()
 
 
 def metrics_row(line: str) -> dict[str, Any] | None:
@@ -143,6 +185,10 @@ def check_facts(info: dict[str, Any], model: Chain | Code, origin: str) -> None:
             isinstance(v, list) and all(isinstance(c, str) for c in v) and len(v) in (0, classes)
         ),
         "holdout": lambda v: is_number(v) and 0 <= v <= 0.5,
+        "tokens": lambda v: (
+            isinstance(v, dict) and all(isinstance(v.get(k), str) for k in ("given", "sha256"))
+        ),
+        "start": lambda v: isinstance(v, dict) and all(isinstance(v.get(k), str) for k in ("from", "sha256")),
     }
     for key, can_be in possible.items():
         if key in info and not can_be(info[key]):

@@ -24,6 +24,7 @@ from chainrule.verbs.score import score
 from chainrule.verbs.walk import complete, event_of, sample, stream
 
 AT_ONCE = 64
+BOUND = "exact for these tokens, so an upper bound for the text: other tokens spell the same bytes"
 LARGEST = 1 << 26  # symbols of an event that is drawn
 
 
@@ -41,9 +42,12 @@ def score_data(run: Run, data: Dataset, named: str, page: Path | None, top: int,
     ]
     total = {
         "data": data.source, "items": len(data), "symbols": int(result.symbols.sum()),
-        "bits_per_dim": result.bits_per_dim, "nats_per_item": result.nats_per_item, "exact": True,
+        "bits_per_dim": result.bits_per_dim, "nats_per_item": result.nats_per_item, "exact": result.tokens is None,
         "context_rule": run.chain.context_rule(), "skipped": [list(s) for s in data.skipped],
     }  # fmt: skip
+    if result.tokens is not None:
+        count = int(result.tokens.sum())
+        total |= {"tokens": count, "nats_per_token": float(result.nats.sum()) / max(1, count), "bound": BOUND}
     if page is not None and watch is not None:
         command = ["chainrule", "score", str(run.path), named, "--page", str(page)]
         write_atomic(page, surprise_page(run, data, result, watch, command).encode())
@@ -84,7 +88,7 @@ def sample_text(
     """`chainrule sample` for texts: to the screen, a .txt file, or a .npy array."""
     if out is not None:
         out = free(out, (".txt", ".npy"), force)
-    start = np.frombuffer(bytes_of(prompt), np.uint8)
+    start = run.alphabet.encode(bytes_of(prompt))
     x = np.zeros(len(start) + length, np.int64)
     x[: len(start)] = start
     write_continuations(
@@ -107,7 +111,7 @@ def write_continuations(
     if n == 1 and out is None and not json_:
         return show_as_it_comes(run, x, given, context, temperature, top_p, top_k, seed)
     return write_texts(
-        continuations(run, x, given, n, context, temperature, top_p, top_k, seed, json_), out, json_
+        continuations(run, x, given, n, context, temperature, top_p, top_k, seed, json_), run, out, json_
     )
 
 
@@ -122,12 +126,12 @@ def show_as_it_comes(run: Run, x, given: int, context, temperature, top_p, top_k
     with console.progress("writing", len(x), sys.stdout.isatty()) as tick:  # no bar where the text is
         try:
             for symbols in parts:
-                print(legible(decode(bytes(symbols.astype(np.uint8)))), end="", flush=True)
+                print(legible(decode(run.alphabet.decode(symbols))), end="", flush=True)
                 done += len(symbols)
                 tick(done)
         except KeyboardInterrupt as stop:
             print(flush=True)
-            raise KeyboardInterrupt(f"after {done:,} of {len(x):,} bytes") from stop
+            raise KeyboardInterrupt(f"after {done:,} of {len(x):,} {run.alphabet.unit}s") from stop
     print(legible(decode(b"", final=True)))
 
 
@@ -168,8 +172,8 @@ def complete_file(
 
 
 def one_event(file: Path, run: Run) -> np.ndarray:
-    """The one event (*event) int64 that a file holds, of the kind that the model knows."""
-    data, kind = load(file, levels=run.info.get("levels")), run.info.get("kind")
+    """The one event (*event) int64 that a file holds, of the kind that the model knows, in symbols of its alphabet."""
+    data, kind = load(file, levels=run.info.get("levels"), alphabet=run.alphabet), run.info.get("kind")
     if kind is not None and data.kind != kind:
         raise ChainruleError(f"{data.source} is {data.kind}, the model was fitted on {kind}: give it {kind}")
     if len(data) != 1:
@@ -256,9 +260,9 @@ def write_events(path: Path, x: np.ndarray, run: Run) -> None:
     write_atomic(path, buffer.getvalue())
 
 
-def write_texts(texts: np.ndarray, out: Path | None, json_: bool) -> None:
-    """Texts (n, T) of bytes to a file or the screen."""
-    raw = [bytes(t.astype(np.uint8)) for t in texts]
+def write_texts(texts: np.ndarray, run: Run, out: Path | None, json_: bool) -> None:
+    """Texts (n, T) of symbols to a file or the screen."""
+    raw = [run.alphabet.decode(symbols) for symbols in texts]
     if out is None:
         for text in raw:
             decoded = text.decode(errors="replace")
@@ -267,7 +271,7 @@ def write_texts(texts: np.ndarray, out: Path | None, json_: bool) -> None:
             )
         return
     if out.suffix == ".npy":
-        write_array(out, texts.astype(np.uint8))
+        write_array(out, texts.astype(run.alphabet.encode(b"").dtype))
     else:
         write_atomic(out, b"\n\n".join(raw))
     console.record({"texts": len(raw), "file": str(out)}, json_)

@@ -10,7 +10,6 @@ from typing import Any
 
 from chainrule import console
 from chainrule.data import Dataset
-from chainrule.model import Chain
 from chainrule.models import Run, open_run
 from chainrule.verbs import compress as verb
 
@@ -78,22 +77,25 @@ def decompress(
 ) -> None:
     """`chainrule decompress`."""
     with bar(json_) as progress:
-        paths = verb.extract(archive, out, chain_of(run), only=only, force=force, progress=progress)
+        paths = verb.extract(archive, out, **known(run), only=only, force=force, progress=progress)
     console.record({"files": len(paths), "folder": str(out)}, json_)
 
 
 def verify(archive: Path, run: Path | None, json_: bool) -> None:
     """`chainrule verify`."""
     with bar(json_) as progress:
-        blocks = verb.verify(archive, chain_of(run), deep=True, progress=progress)
+        blocks = verb.verify(archive, **known(run), deep=True, progress=progress)
     console.record(
         {"archive": str(archive), "blocks": blocks, "verified": "every checksum and every symbol"}, json_
     )
 
 
-def chain_of(run: Path | None) -> Chain | None:
-    """The chain of a run, for an archive that does not hold its model."""
-    return None if run is None else open_run(run).chain
+def known(run: Path | None) -> dict[str, Any]:
+    """The chain and the alphabet of a run, for an archive that does not hold its model."""
+    if run is None:
+        return {}
+    opened = open_run(run)
+    return {"chain": opened.chain, "alphabet": opened.alphabet}
 
 
 @contextmanager

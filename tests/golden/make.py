@@ -16,6 +16,7 @@ import chainrule
 from chainrule.chains.char_lstm import CharLSTM
 from chainrule.chains.gated_pixelcnn import GatedPixelCNN
 from chainrule.chains.uniform import Uniform
+from chainrule.data.alphabets import Tokens
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from test_golden import contents
@@ -32,7 +33,7 @@ def scaled(chain, factor, seed):
 
 def drawn(chain, n, event, classes=None):
     context = None if classes is None else torch.tensor(classes)
-    return chainrule.sample(chain, n, event, context, seed=1).astype(np.uint8)
+    return chainrule.sample(chain, n, event, context, seed=1).astype(np.min_scalar_type(chain.symbols - 1))
 
 
 def sets():
@@ -55,6 +56,12 @@ def sets():
     yield "noise", Uniform(256), Dataset(x, 256, "array", ("left", "right")), {}
     x = np.arange(600, dtype=np.uint16).reshape(3, 200) % 300
     yield "an array without a model", Uniform(300), Dataset(x, 300, "array", ("0", "1", "2")), {}
+    words = ["the ", "naïve ", "日本", "\n", "token ", "of ", "é", "a "]
+    tokens = Tokens((*(bytes([b]) for b in range(256)), *(word.encode() for word in words)))
+    text = scaled(CharLSTM(264, width=8, embed=4), 0.8, 3)
+    x = [drawn(text, 1, (n,))[0] for n in (900, 2, 0)]
+    names = ("a.txt", "b/ü.txt", "empty.txt")
+    yield "texts in tokens", text, Dataset(x, 264, "text", names, alphabet=tokens), {}
 
 
 def main(folder: Path) -> None:

@@ -8,7 +8,7 @@ import lzma
 import math
 import struct
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from chainrule.errors import ChainruleError
@@ -16,6 +16,7 @@ from chainrule.errors import ChainruleError
 MAGIC = b"\x89ChR\r\n\x1a\n"  # as PNG does: 8-bit transfer, both line ends and DOS's end of file show damage
 END = b"\x89ChE"
 VERSION = 1
+TOKENS = 1  # a flag: the model codes texts as tokens, whose table follows it
 PREFIX = struct.Struct("<8sHHII")  # magic, version, flags, bytes of the header, CRC-32 of these and it
 FOOTER = struct.Struct("<QQIIQI4s")  # index: bytes, unpacked, CRC-32; header CRC-32; all bytes; CRC-32; end
 
@@ -29,6 +30,7 @@ MAX_HEADER = 1 << 20
 MAX_BLOCK = 1 << 28  # symbols: what a block may ask of memory
 EXPANSION = 1 << 12  # symbols a byte of a block may stand for; zeros are appended to a better block
 INDEX_RATIO, INDEX_SLACK = 64, 1 << 16  # the index may unpack to 64 times its bytes and 64 KiB
+MAX_TABLE = 1 << 24  # bytes of the table of tokens; it may unpack as the index may
 DICTIONARY = 1 << 12, 1 << 23  # bytes: the window of LZMA2 is the unpacked size, within these bounds
 
 # What goes on, how much of it is done, of how much, and the estimated seconds that are left.
@@ -52,6 +54,10 @@ class Header:
         environment: what the results of floating-point arithmetic depend on, for arithmetic "native".
         arithmetic, coder: identifiers of what turned symbols into bytes.
         writer: the program and its version.
+        tokens_sha256: of the table that says what each token spells; "" where the model codes symbols as they are.
+            With it raw blocks hold texts as bytes.
+        tokens_bytes, tokens_size, tokens_crc32: of the table, packed, and its length unpacked; 0 bytes when it is kept
+            elsewhere, with the model.
     """
 
     kind: str
@@ -68,26 +74,57 @@ class Header:
     arithmetic: str
     coder: str
     writer: str
+    tokens_sha256: str = ""
+    tokens_bytes: int = 0
+    tokens_size: int = 0
+    tokens_crc32: int = 0
 
     @property
     def width(self) -> int:
         """Bytes of a symbol in a raw block."""
-        return 1 if self.symbols <= 256 else 2
+        return 1 if self.tokens_sha256 or self.symbols <= 256 else 2
+
+    @property
+    def flags(self) -> int:
+        """What a reader must understand."""
+        return TOKENS if self.tokens_sha256 else 0
+
+    def facts(self) -> dict[str, Any]:
+        """The fields as they stand in the file."""
+        names = field_names(self.flags)
+        return {name: getattr(self, name) for name in names}
+
+
+def field_names(flags: int) -> list[str]:
+    """The fields of a header with these flags."""
+    names = [field.name for field in fields(Header)]
+    return names if flags & TOKENS else [name for name in names if not name.startswith("tokens_")]
 
 
 @dataclass(frozen=True)
 class Item:
-    """One event, or one file that is kept whole (then its shape is (bytes,))."""
+    """One event, or one file that is kept whole (then its shape is (bytes,)), or one text of (bytes,) in tokens."""
 
     name: str
     shape: tuple[int, ...]
     form: str = SYMBOLS
     context: int | None = None
+    tokens: int | None = None  # of a text that a model codes as tokens
 
     @property
     def size(self) -> int:
         """Symbols."""
         return math.prod(self.shape)
+
+    @property
+    def coded(self) -> tuple[int, ...]:
+        """The shape that a model codes."""
+        return self.shape if self.tokens is None else (self.tokens,)
+
+    @property
+    def steps(self) -> int:
+        """What a model codes: symbols, or tokens."""
+        return math.prod(self.coded)
 
 
 @dataclass(frozen=True)

@@ -6,24 +6,28 @@ import json
 import math
 import re
 from collections.abc import Callable
-from dataclasses import fields
 from typing import Any
 
 from chainrule.archive.format import (
     DTYPES,
     EXPANSION,
     FILE,
+    INDEX_RATIO,
+    INDEX_SLACK,
     KINDS,
     LAYOUTS,
     LZMA,
     MAX_BLOCK,
+    MAX_TABLE,
     MODEL,
     STORED,
     SYMBOLS,
+    TOKENS,
     Block,
     Header,
     Item,
     expand,
+    field_names,
     item_bytes,
 )
 from chainrule.archive.names import flaw
@@ -56,10 +60,10 @@ def strict_json(text: bytes, what: str) -> Any:
         raise ChainruleError(f"is damaged: its {what} cannot be read: {str(error)[:80]}") from error
 
 
-def parse_header(text: bytes) -> Header:
+def parse_header(text: bytes, flags: int = 0) -> Header:
     """Check every field, so that nothing behind needs to."""
     found = strict_json(text, "header")
-    names = [field.name for field in fields(Header)]
+    names = field_names(flags)
     if not isinstance(found, dict) or sorted(found) != sorted(names):
         raise ChainruleError(f"is damaged: its header must have the fields {', '.join(names)}")
     for key in ("arithmetic", "coder", "writer", "source"):
@@ -73,6 +77,8 @@ def parse_header(text: bytes) -> Header:
     whole(found["model_bytes"], 0, 1 << 62, "model_bytes")
     whole(found["model_crc32"], 0, 0xFFFFFFFF, "model_crc32")
     sha256_hex(found["model_sha256"])
+    if flags & TOKENS:
+        check_table(found)
     environment = found["environment"]
     want(isinstance(environment, dict), "environment")
     want(
@@ -81,9 +87,26 @@ def parse_header(text: bytes) -> Header:
     return Header(**found)
 
 
+def check_table(found: dict[str, Any]) -> None:
+    """What a header says about its table of tokens."""
+    sha256_hex(found["tokens_sha256"])
+    want(found["kind"] == "text" and found["layout"] == "files", "kind")
+    whole(found["tokens_bytes"], 0, MAX_TABLE, "tokens_bytes")
+    most = INDEX_RATIO * found["tokens_bytes"] + INDEX_SLACK if found["tokens_bytes"] else 0
+    whole(found["tokens_size"], 0, min(MAX_TABLE, most), "tokens_size")
+    whole(found["tokens_crc32"], 0, 0xFFFFFFFF, "tokens_crc32")
+
+
 def parse_index(index: Any, header: Header, start: int, end: int) -> list[Block]:
     """Check the index: the blocks must fill the file from `start` to `end` without a gap."""
-    columns = ("blocks", "names", "shapes", "forms", "contexts")
+    columns = [
+        "blocks",
+        "names",
+        "shapes",
+        "forms",
+        "contexts",
+        *(["tokens"] if header.flags & TOKENS else []),
+    ]
     want(isinstance(index, dict) and sorted(index) == sorted(columns), "index")
     table = index["blocks"]
     want(isinstance(table, list), "blocks")
@@ -129,7 +152,15 @@ def parse_items(index: dict[str, Any], count: int) -> list[Item]:
             whole(context, 0, 1 << 31, "contexts")
     shapes = [tuple(shape) for shape in from_runs(index["shapes"], count, check_shape, "shapes")]
     forms = from_runs(index["forms"], count, lambda f: want(f in (SYMBOLS, FILE), "forms"), "forms")
-    return [Item(*columns) for columns in zip(names, shapes, forms, contexts, strict=True)]
+    tokens = index.get("tokens", [None] * count)
+    want(isinstance(tokens, list) and len(tokens) == count, "tokens")
+    items = [Item(*columns) for columns in zip(names, shapes, forms, contexts, tokens, strict=True)]
+    for item in items:
+        if item.tokens is not None:  # a token spells at least a byte, so a text has no more of them
+            whole(
+                item.tokens, 0, item.size if len(item.shape) == 1 and item.form == SYMBOLS else -1, "tokens"
+            )
+    return items
 
 
 def from_runs(runs: Any, count: int, check: Callable[[Any], object], what: str) -> list[Any]:
@@ -162,6 +193,8 @@ def check_block(block: Block, header: Header, number: int) -> None:
     if block.coding == MODEL and len(block.items) > header.block_items:
         found, most = len(block.items), header.block_items
         raise ChainruleError(f"is damaged: block {number} has {found} items, {most} lanes at most")
+    if block.coding == MODEL and header.flags & TOKENS and any(item.tokens is None for item in block.items):
+        raise ChainruleError(f"is damaged: block {number} does not say how many tokens its items have")
     shapes, forms = {item.shape for item in block.items}, {item.form for item in block.items}
     if block.coding == MODEL and (FILE in forms or (len(shapes) > 1 and any(len(s) != 1 for s in shapes))):
         raise ChainruleError(f"is damaged: block {number} mixes what cannot be coded together")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import zlib
 from collections import Counter
-from dataclasses import asdict
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from chainrule.archive.format import (
     MODEL,
     PREFIX,
     STORED,
+    TOKENS,
     VERSION,
     Progress,
     digest,
@@ -55,19 +56,20 @@ class Archive:
 
     def _open(self) -> None:
         self.bytes = os.fstat(self._file.fileno()).st_size
-        text, header_crc = self._read_header()
-        self.header = parse_header(text)
+        text, flags, header_crc = self._read_header()
+        self.header = parse_header(text, flags)
         self._model_offset = PREFIX.size + len(text)
+        self._table_offset = self._model_offset + self.header.model_bytes
         packed, raw, crc, header_crc_again = self._read_footer()
         if header_crc != header_crc_again:
             raise ChainruleError("has beginning and end from two archives: take it again")
         index_offset = self.bytes - FOOTER.size - packed
         index = unpack_index(self._take(index_offset, packed, crc, "its index"), raw)
-        start = self._model_offset + self.header.model_bytes
+        start = self._table_offset + self.header.tokens_bytes
         self.blocks = parse_index(index, self.header, start, index_offset)
         self.items = [item for block in self.blocks for item in block.items]
 
-    def _read_header(self) -> tuple[bytes, int]:
+    def _read_header(self) -> tuple[bytes, int, int]:
         prefix = self._file.read(PREFIX.size)
         if prefix[: len(MAGIC)] != MAGIC:
             raise ChainruleError("is not a chainrule archive: it begins otherwise")
@@ -81,9 +83,9 @@ class Archive:
             raise ChainruleError("is damaged: the checksum of its header is wrong; take it again")
         if version != VERSION:
             raise ChainruleError(f"has format version {version}, this program reads {VERSION}: update it")
-        if flags:
+        if flags & ~TOKENS:
             raise ChainruleError(f"uses unsupported features (flags {flags:#06x}): update chainrule")
-        return text, crc
+        return text, flags, crc
 
     def _read_footer(self) -> tuple[int, int, int, int]:
         self._file.seek(self.bytes - FOOTER.size)
@@ -93,7 +95,7 @@ class Archive:
             raise ChainruleError("is cut off, damaged at its end, or followed by other bytes: take it again")
         if total != self.bytes:
             raise ChainruleError(f"has {self.bytes} bytes, {total} were written: take it again")
-        room = self.bytes - FOOTER.size - self._model_offset - self.header.model_bytes
+        room = self.bytes - FOOTER.size - self._table_offset - self.header.tokens_bytes
         if packed > room or raw > INDEX_RATIO * packed + INDEX_SLACK:
             raise ChainruleError(f"is damaged: its index claims {packed} bytes, {raw} unpacked")
         return packed, raw, index_crc, header_crc
@@ -112,6 +114,22 @@ class Archive:
         return self._checked(
             self._model_offset, self.header.model_bytes, self.header.model_crc32, "its model"
         )
+
+    def table(self) -> bytes | None:
+        """The embedded table of tokens, or None."""
+        header = self.header
+        if not header.tokens_bytes:
+            return None
+        packed = self._checked(
+            self._table_offset, header.tokens_bytes, header.tokens_crc32, "its table of tokens"
+        )
+        try:
+            raw = packed if len(packed) == header.tokens_size else expand(packed, header.tokens_size)
+        except ChainruleError as error:
+            raise ChainruleError(f"{self.path} is damaged: its table of tokens {error}") from error
+        if hashlib.sha256(raw).hexdigest() != header.tokens_sha256:
+            raise ChainruleError(f"{self.path} is damaged: its table of tokens is not what was written")
+        return raw
 
     def payload(self, number: int) -> bytes:
         """The bytes of block `number`, checked."""
@@ -150,7 +168,7 @@ class Archive:
 def inspect(path: str | Path) -> dict[str, Any]:
     """What header and index say, for people and for JSON; no block is read."""
     with Archive(path) as archive:
-        header = asdict(archive.header)
+        header = archive.header.facts()
         sizes = [sum(item.size for item in block.items) for block in archive.blocks]
         return {
             "path": str(path),
@@ -164,6 +182,7 @@ def inspect(path: str | Path) -> dict[str, Any]:
             "items": len(archive.items),
             "entries": [
                 {"name": x.name, "shape": list(x.shape), "form": x.form, "class": x.context, "block": i}
+                | ({} if x.tokens is None else {"tokens": x.tokens})
                 for i, block in enumerate(archive.blocks)
                 for x in block.items
             ],
@@ -173,7 +192,7 @@ def inspect(path: str | Path) -> dict[str, Any]:
 def verify(path: str | Path, progress: Progress | None = None) -> int:
     """Check every checksum, of the model and of every block; give the number of blocks."""
     with Archive(path) as archive:
-        archive.model()
+        archive.model(), archive.table()
         for number, block in enumerate(archive.blocks):
             archive.payload(number) if block.coding == MODEL else archive.raw(number)
             if progress is not None:

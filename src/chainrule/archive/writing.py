@@ -8,7 +8,6 @@ import struct
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -37,17 +36,17 @@ from chainrule.errors import ChainruleError
 class Writer:
     """Writes an archive from front to back into an open file."""
 
-    def __init__(self, file: BinaryIO, header: Header, model: bytes = b"") -> None:
+    def __init__(self, file: BinaryIO, header: Header, model: bytes = b"", table: bytes = b"") -> None:
         self._file, self._size = file, 0
         self._blocks: list[Block] = []
         self._taken: set[str] = set()
-        text = to_json(asdict(header))
+        text = to_json(header.facts())
         if len(text) > MAX_HEADER:
             raise ChainruleError(f"the header would take {len(text)} bytes, {MAX_HEADER} are allowed")
-        start = PREFIX.pack(MAGIC, VERSION, 0, len(text), 0)[:-4]
+        start = PREFIX.pack(MAGIC, VERSION, header.flags, len(text), 0)[:-4]
         self._header_crc = zlib.crc32(text, zlib.crc32(start))
         self.fixed = PREFIX.size + len(text) + FOOTER.size  # bytes, however many items there are
-        self._write(start + struct.pack("<I", self._header_crc) + text + model)
+        self._write(start + struct.pack("<I", self._header_crc) + text + model + table)
 
     def add(self, coding: str, payload: bytes, items: Sequence[Item], sha256: str) -> int:
         """Append a block; give the bytes that it takes."""
@@ -87,7 +86,7 @@ def index_of(blocks: Sequence[Block]) -> dict[str, Any]:
     names: Any = [item.name for item in items]
     if names == [str(i) for i in range(len(names))]:
         names = len(names)
-    contexts = [item.context for item in items]
+    contexts, tokens = [item.context for item in items], [item.tokens for item in items]
     return {
         "blocks": [
             {"coding": b.coding, "items": len(b.items)}
@@ -98,6 +97,7 @@ def index_of(blocks: Sequence[Block]) -> dict[str, Any]:
         "shapes": to_runs(list(item.shape) for item in items),
         "forms": to_runs(item.form for item in items),
         "contexts": None if all(c is None for c in contexts) else contexts,
+        **({"tokens": tokens} if any(n is not None for n in tokens) else {}),
     }
 
 

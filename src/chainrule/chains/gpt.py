@@ -92,16 +92,19 @@ class GPT(InBlocks):
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, begin: int | None = None) -> GPT:
-        """A GPT-2 from a folder on this machine with config.json and model.safetensors; nothing is fetched.
+        """A GPT-2 from a folder with config.json and model.safetensors, or by its name on the hub.
+
+        `chainrule.open_run` takes the same, and knows the alphabet of its tokens, too.
 
         Args:
-            folder: as `transformers` writes it, or `save_pretrained`.
+            folder: as `transformers` writes it, or `save_pretrained`. A name such as "gpt2" or "hub:gpt2" is fetched
+                once by `huggingface_hub`, and lies in its cache from then on.
             begin: the symbol before the first one; by default the token that config.json says texts begin with.
 
         Raises:
             ChainruleError: what is missing, damaged, or not the architecture of GPT-2. Pickles are never read.
         """
-        args, weights = gpt2.read(folder, begin)
+        args, weights = gpt2.read(gpt2.located(folder), begin)
         with torch.device("meta"):
             chain = cls(**args)
         chain.load_state_dict(weights, assign=True)

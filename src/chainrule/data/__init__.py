@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from chainrule.data.alphabets import BYTES, Alphabet
 from chainrule.data.arrays import from_array, has_splits
 from chainrule.data.batches import (
     batches,
@@ -28,6 +29,8 @@ from chainrule.data.reading import printable, shown
 from chainrule.errors import ChainruleError
 
 __all__ = [
+    "BYTES",
+    "Alphabet",
     "Dataset",
     "batches",
     "describe",
@@ -55,6 +58,7 @@ def load(
     patches: int | None = None,
     count: int = COUNT,
     seed: int = 0,
+    alphabet: Alphabet = BYTES,
 ) -> Dataset:
     """A named set, the files at a path, or an array with one item a row, as a `Dataset`.
 
@@ -71,6 +75,7 @@ def load(
         gray: colour images become their luminance.
         patches: instead of the images, `count` random patches of so many pixels across and down, drawn by
             `seed`. The images may have several sizes.
+        alphabet: what the symbols of texts are to be: `alphabet` of the run whose model they are for.
 
     Raises:
         ChainruleError: nothing of that name, nothing that can be read, or symbols out of range.
@@ -80,7 +85,8 @@ def load(
     """
     data = found(source, split, levels, classes, channels)
     data = in_gray(data) if gray else data
-    return data if patches is None else patches_of(data, patches, count, seed)
+    data = data if patches is None else patches_of(data, patches, count, seed)
+    return data if alphabet is BYTES else data.in_alphabet(alphabet)
 
 
 def found(source, split, levels, classes, channels) -> Dataset:

@@ -80,7 +80,7 @@ def streams(
     [[1, 1, 1], [1, 1, 1]]
     """
     check_rows(size, window)
-    lengths = lengths_of(dataset)
+    lengths = dataset.lengths()
     total = int(lengths.sum())
     if dataset.binarise or not total:
         raise ChainruleError("streams are read from symbols that are there: take data that are not binarised")
@@ -132,7 +132,7 @@ def windows(
     """Which events (B,), at which places (B,), and how many symbols from there."""
     if dataset.binarise or any(len(shape) != 1 for shape in dataset.buckets):
         raise ChainruleError("windows are cut from texts and other events of one axis: leave out `window`")
-    lengths = lengths_of(dataset)
+    lengths = dataset.lengths()
     rng = stream(WINDOWS, seed, step)
     first = np.searchsorted(lengths.cumsum(), rng.integers(lengths.sum()), side="right")
     length = min(window, int(lengths[first]))
@@ -158,14 +158,6 @@ def passage(dataset: Dataset, event: int, begin: int, size: int) -> tuple[np.nda
     flat = np.asarray(dataset.x[event]).reshape(1, -1)
     first = max(0, begin - BEFORE)
     return flat[:, first : begin + size].astype(np.int64), begin - first
-
-
-def lengths_of(dataset: Dataset) -> np.ndarray:
-    """The number of symbols of every event, (N,)."""
-    lengths = np.empty(len(dataset), dtype=np.int64)
-    for shape, items in dataset.buckets.items():
-        lengths[items] = math.prod(shape)
-    return lengths
 
 
 def check_rows(size: int, window: int | None) -> None:

@@ -9,12 +9,15 @@ from functools import cached_property
 
 import numpy as np
 
+from chainrule.data.alphabets import BYTES, Alphabet
+from chainrule.errors import ChainruleError
+
 
 @dataclass(frozen=True)
 class Dataset:
     """Events with their names, and what they are conditioned on.
 
-    An *event* is one array of integer symbols 0..levels-1: an image (H, W, C), a text (T,) of bytes.
+    An *event* is one array of integer symbols 0..levels-1: an image (H, W, C), a text (T,) of bytes or tokens.
 
     Attributes:
         x: the events. One array (N, *event) when all have one shape (it may be memory-mapped), else a
@@ -29,6 +32,7 @@ class Dataset:
         reduced: (name, what) of every file that holds more than `x` does: an alpha channel, 16 bits.
         binarise: True when `x` holds intensities 0..255 that are binarised afresh each time an event is
             drawn (dynamic binarisation: symbol 1 with probability x/255); then `levels` is 2.
+        alphabet: what the symbols of texts spell.
     """
 
     x: np.ndarray | Sequence[np.ndarray]
@@ -41,6 +45,7 @@ class Dataset:
     skipped: tuple[tuple[str, str], ...] = field(default=())
     reduced: tuple[tuple[str, str], ...] = field(default=())
     binarise: bool = False
+    alphabet: Alphabet = BYTES
 
     def __len__(self) -> int:
         return len(self.x)
@@ -64,8 +69,21 @@ class Dataset:
 
     @property
     def symbols_total(self) -> int:
-        """The number of symbols in all events together: the denominator of bits/dim."""
+        """The number of symbols in all events together."""
         return sum(math.prod(shape) * len(items) for shape, items in self.buckets.items())
+
+    def dims(self) -> np.ndarray:
+        """What bits/dim is counted by, (N,): symbols, channels included; of texts the bytes that they spell."""
+        if self.kind == "text":
+            return np.array([self.alphabet.size(x) for x in self.x], np.int64)
+        return self.lengths()
+
+    def lengths(self) -> np.ndarray:
+        """The number of symbols of every event, (N,)."""
+        found = np.empty(len(self), np.int64)
+        for shape, items in self.buckets.items():
+            found[items] = math.prod(shape)
+        return found
 
     def select(self, index) -> Dataset:
         """The events at `index` (integers, a slice or a mask), in that order."""
@@ -80,6 +98,23 @@ class Dataset:
         names = [self.names[i] for i in index] if len(self.names) else ()
         context = None if self.context is None else self.context[index]
         return replace(self, x=x, names=names, context=context)
+
+    def in_alphabet(self, alphabet: Alphabet) -> Dataset:
+        """The same texts in the symbols of another alphabet.
+
+        >>> from chainrule.data.alphabets import Tokens
+        >>> two = Tokens((b"a", b"b"))
+        >>> Dataset(np.array([[1, 0]]), 2, "text", alphabet=two).in_alphabet(BYTES).x.tobytes()
+        b'ba'
+        """
+        if alphabet is self.alphabet:
+            return self
+        if self.kind != "text":
+            raise ChainruleError(
+                f"{self.source or 'this'} is {self.kind}: only texts are made of {alphabet.unit}s"
+            )
+        texts = [alphabet.encode(self.alphabet.decode(x)) for x in self.x]
+        return replace(self, x=gather(texts), levels=alphabet.symbols, alphabet=alphabet)
 
 
 class Rows(Sequence[np.ndarray]):

@@ -18,6 +18,7 @@ from chainrule.layers.sequence import before_each
 from chainrule.model import Chain, pick
 
 CHUNK = 2048  # symbols scored at a time
+LOGITS = 1 << 22  # and numbers: 2048 symbols of an alphabet of 2048
 
 
 class InBlocks(Chain):
@@ -82,8 +83,10 @@ class InBlocks(Chain):
         found, count = [], max(1, CHUNK // symbols.shape[1])
         for i in range(0, len(symbols), count):
             part = slice(i, i + count)
-            u = self._run(before[part], None if context is None else classes[part])
-            found.append(pick(self._head(u), symbols[part]))
+            u = self._run(before[part], None if context is None else classes[part]).flatten(0, 1)
+            some = max(1, LOGITS // self.symbols)  # positions: all of the part, unless the alphabet is large
+            each = zip(u.split(some), symbols[part].flatten().split(some), strict=True)
+            found.append(torch.cat([pick(self._head(v), s) for v, s in each]).reshape(symbols[part].shape))
         return joined(torch.cat(found), flat).reshape(x.shape)
 
     def stretches(self, x: Tensor, context: Tensor | None = None, size: int = CHUNK) -> Iterator[Tensor]:

@@ -17,6 +17,14 @@ from chainrule.errors import ChainruleError
 from chainrule.store import one_line, read_bytes, write_atomic
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+FILES = [
+    CONFIG,
+    WEIGHTS,
+    "tokenizer.json",
+    "vocab.json",
+    "merges.txt",
+]  # what is fetched of a model of the hub
+HUB = "hub:"
 MOST = 1 << 20  # of any size
 PARTS = {"ask_norm": "ln_1", "ask": "attn.c_attn", "answer": "attn.c_proj"}
 PARTS |= {"up_norm": "ln_2", "up": "mlp.c_fc", "down": "mlp.c_proj"}
@@ -36,6 +44,42 @@ SIZES = {
     "heads": "n_head",
     "window": "n_positions",
 }
+
+
+def located(folder: str | Path) -> Path:
+    """The folder itself; of hub:NAME, or of a NAME that is no folder here, the one that is fetched."""
+    name = str(folder)
+    if name.startswith(HUB):
+        return fetched(name.removeprefix(HUB))
+    named = (
+        isinstance(folder, str) and re.fullmatch(r"[\w.-]+(/[\w.-]+)?", folder) and not Path(folder).exists()
+    )
+    return fetched(name) if named else Path(folder)
+
+
+def fetched(name: str) -> Path:
+    """The folder of a model of the Hugging Face hub, in the cache of `huggingface_hub`; no pickle is ever fetched.
+
+    Raises:
+        ChainruleError: the package is missing, or there is no such model, or no network.
+    """
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError as error:
+        raise ChainruleError(
+            f'{one_line(name)} is no folder here, and the hub needs a package: pip install "chainrule[hub]"'
+        ) from error
+    try:
+        return Path(snapshot_download(name, allow_patterns=FILES))
+    except Exception as error:  # the network, the hub and its client raise many kinds
+        raise ChainruleError(
+            f"{one_line(name)} is no folder here, and cannot be fetched from the hub: {one_line(error)}"
+        ) from error
+
+
+def is_folder(path: Path) -> bool:
+    """Whether GPT-2's files lie there."""
+    return (path / CONFIG).is_file()
 
 
 def read(folder: str | Path, begin: int | None = None) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -22,6 +22,7 @@ from chainrule.layers.recurrence import LSTM
 from chainrule.model import CARRIED, Chain, Code, pick
 
 CHUNK = 2048  # symbols scored at a time: what a long text needs would not fit into memory at once
+LOGITS = 1 << 22  # numbers held at a time: what so many symbols of an alphabet of 2048 have
 TOGETHER = 128  # events whose states are computed side by side
 CELL = LSTM()
 
@@ -49,7 +50,7 @@ class Recurrent(Chain):
     def log_probs(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """log p of every symbol (B, *event) in nats, float64; the state is carried from chunk to chunk."""
         flat = x.flatten(1).long()
-        size = max(1, CHUNK // max(1, len(x)))
+        size = max(1, min(CHUNK, LOGITS // self.symbols) // max(1, len(x)))
         stretches = zip(self.stretches(x, context, size), flat.split(size, 1), strict=True)
         return torch.cat([pick(logits, part) for logits, part in stretches], 1).reshape(x.shape)
 

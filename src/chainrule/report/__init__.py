@@ -22,7 +22,7 @@ import torch
 from scipy.sparse import issparse
 
 from chainrule import store
-from chainrule.data import Dataset, draw, load, train_holdout
+from chainrule.data import BYTES, Dataset, draw, load, train_holdout
 from chainrule.encoding import told_of
 from chainrule.errors import ChainruleError
 from chainrule.model import Chain, Code
@@ -30,6 +30,7 @@ from chainrule.models import TABLE, Run
 from chainrule.report import sections
 from chainrule.report.codecs import codec_table
 from chainrule.report.page import page
+from chainrule.report.scored import exactness
 from chainrule.verbs.score import Scores, score
 from chainrule.verbs.walk import fill, sample
 
@@ -152,8 +153,11 @@ class Subject:
         return [str(c) for c in self.run.info.get("classes") or range(count)][:count]
 
     def events(self, n: int) -> list[np.ndarray]:
-        """The first `n` items."""
-        return [np.asarray(self.data.x[i]) for i in range(min(n, len(self.data)))] if self.data else []
+        """The first `n` items; texts as bytes."""
+        if self.data is None:
+            return []
+        some = self.data.select(slice(0, n)).in_alphabet(BYTES)
+        return [np.asarray(event) for event in some.x]
 
     def shape(self) -> tuple[int, ...] | None:
         """The shape of an event to draw: the one the data have, or that of the first item."""
@@ -165,7 +169,7 @@ class Subject:
 def items_of(run: Run, data: Dataset | None) -> tuple[Dataset | None, str]:
     """The items to show, and which they are."""
     if data is not None:
-        return first_items(data), f"the items of {data.source or 'the data'}"
+        return for_model(run, data), f"the items of {data.source or 'the data'}"
     source, holdout = run.info.get("data"), run.info.get("holdout")
     try:
         if not source:
@@ -177,8 +181,13 @@ def items_of(run: Run, data: Dataset | None) -> tuple[Dataset | None, str]:
     except ChainruleError as error:
         return None, str(error)
     if held is None or not len(held):
-        return first_items(whole), f"items of {source} that the model was fitted to: none were held out"
-    return first_items(held), f"held-out items of {source}"
+        return for_model(run, whole), f"items of {source} that the model was fitted to: none were held out"
+    return for_model(run, held), f"held-out items of {source}"
+
+
+def for_model(run: Run, data: Dataset) -> Dataset:
+    """The first of the data, in the symbols of the model."""
+    return first_items(data).in_alphabet(run.alphabet)
 
 
 def first_items(data: Dataset) -> Dataset:
@@ -204,14 +213,19 @@ def lead(run: Run) -> str:
     """The sentence under the title: how much of what."""
     items, event, kind, levels = (run.info.get(k) for k in ("items", "event", "kind", "levels"))
     shape = " × ".join(f"{n:,}" for n in event) if event else "several sizes"
-    return f"Fitted to {kind} data, {shape}, {levels} levels a symbol; {items:,} in all."
+    made = (
+        f"an alphabet of {run.alphabet.symbols:,} tokens"
+        if "tokens" in run.info
+        else f"{levels} levels a symbol"
+    )
+    return f"Fitted to {kind} data, {shape}, {made}{f'; {items:,} in all' if items else ''}."
 
 
 def numbers(subject: Subject) -> dict[str, str]:
     """What stands large at the top."""
     found = {}
     if subject.scores is not None:
-        found[subject.what] = f"{subject.scores.bits_per_dim:.4f} {subject.unit}, exact"
+        found[subject.what] = f"{subject.scores.bits_per_dim:.4f} {subject.unit}, {exactness(subject.scores)}"
         if subject.run.info.get("kind") == "image":
             found["an image, on average"] = f"{subject.scores.nats_per_item:,.2f} nats"
     trained = subject.run.info.get("trained") or {}
@@ -293,7 +307,8 @@ def spread(subject: Subject) -> str:
     if subject.scores is None or len(subject.scores.nats) < 8:
         return ""
     what = f"{len(subject.scores.nats):,} {subject.what}"
-    return sections.scores_section(subject.scores.each(), subject.scores.bits_per_dim, what, subject.unit)
+    each, total = subject.scores.each(), subject.scores.bits_per_dim
+    return sections.scores_section(each, total, what, subject.unit, exactness(subject.scores))
 
 
 def codecs(subject: Subject) -> str:
@@ -320,19 +335,25 @@ def texts(subject: Subject) -> str:
     if not n:
         return too_long("Samples", subject, seconds)
     drawn = sample(subject.run.chain, n, (TEXT,), classes_in_turn(subject, n))
-    return sections.texts_section(list(drawn), f"Written by the model, a byte at a time, {TEXT} bytes each.")
+    alphabet = subject.run.alphabet
+    texts = [np.frombuffer(alphabet.decode(symbols), np.uint8) for symbols in drawn]
+    return sections.texts_section(
+        texts, f"Written by the model, a {alphabet.unit} at a time, {TEXT} {alphabet.unit}s each."
+    )
 
 
 def coloured_text(subject: Subject) -> str:
     """The beginning of a real text, coloured by surprise."""
-    event = next((e for e in subject.events(ITEMS) if e.size), None)
+    event = next((np.asarray(e) for e in (subject.data.x if subject.data else ()) if len(e)), None)
     if event is None or subject.data is None:
         return ""
     x = torch.from_numpy(event[: 2 * TEXT].astype(np.int64))[None]
     context = None if subject.data.context is None else torch.tensor([int(subject.data.context[0])])
     with torch.inference_mode():
         nats = -subject.run.chain.log_probs(x, context)[0]
-    return sections.surprising_text_section(x[0].numpy(), nats.numpy() / math.log(2))
+    alphabet, symbols = subject.data.alphabet, x[0].numpy()
+    bits = alphabet.shared(symbols, nats.numpy() / math.log(2))
+    return sections.surprising_text_section(BYTES.encode(alphabet.decode(symbols)), bits)
 
 
 def reconstructions(subject: Subject) -> str:
@@ -401,7 +422,8 @@ def facts(subject: Subject) -> str:
         "versions": listed(info.get("versions", {})),
         "identity (SHA-256)": store.sha256(run.model, TABLE),
     }
-    lines = [fit_command(run), f"chainrule report {shlex.quote(str(run.path))}"]
+    lines = [fit_command(run)] if info.get("budget") else []
+    lines += [f"chainrule report {shlex.quote(str(run.path))}"]
     return sections.facts_section({k: v for k, v in known.items() if v not in (None, "")}, lines)
 
 
@@ -479,9 +501,9 @@ def listed(pairs: dict[str, Any]) -> str:
 
 def held_out(info: dict[str, Any]) -> str:
     """The score that the training ended with."""
-    held = info.get("held_out")
+    held, kind = info.get("held_out"), "exact for their tokens" if "tokens" in info else "exact"
     return (
-        f"{held['items']:,} items, {held['bits_per_dim']:.4f} bits/dim (exact, all of them)" if held else ""
+        f"{held['items']:,} items, {held['bits_per_dim']:.4f} bits/dim ({kind}, all of them)" if held else ""
     )
 
 
@@ -496,6 +518,8 @@ def fit_command(run: Run) -> str:
         **({k: training.get(k) for k in ("batch", "lr")} if chain else {}),
         **{k: info.get(k) for k in ("seed", "holdout", "threads")},
         **{k: reading.get(k) for k in ("patches", "count")},
+        "start": (info.get("start") or {}).get("from"),
+        "tokens": None if "start" in info else (info.get("tokens") or {}).get("given"),
     }
     words = ["chainrule", "fit", str(info.get("data") or "DATA")]
     for name, value in options.items():

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from chainrule import plots, store
-from chainrule.data import Dataset
+from chainrule.data import BYTES, Dataset
 from chainrule.models import TABLE, Run
 from chainrule.report import sections
 from chainrule.report.page import (
@@ -67,7 +67,7 @@ class Watch:
     """
 
     def __init__(self, data: Dataset):
-        self.data = data
+        self.data, self._coded = data.in_alphabet(BYTES), data  # texts in tokens are shown as bytes
         self.most = min(len(data), TEXTS if data.kind == "text" else shown_images(data))
         self._items: list[
             tuple[float, int, Excerpt]
@@ -78,7 +78,9 @@ class Watch:
     def __call__(self, i: int, nats: np.ndarray) -> None:
         bits = nats / math.log(2)
         if self.data.kind == "text":
-            self._hear_text(i, np.asarray(self.data.x[i]), bits)
+            self._hear_text(
+                i, np.asarray(self.data.x[i]), self._coded.alphabet.shared(self._coded.x[i], bits)
+            )
         elif self.data.kind == "image":
             self._keep(i, bits, Excerpt(i, 0, bits.sum(2)))  # bits a pixel (H, W)
 
@@ -164,13 +166,21 @@ def surprise_page(run: Run, data: Dataset, scores: Scores, watch: Watch, command
     """The page, HTML. `watch` has heard the scoring that gave `scores`; `command` is what was typed."""
     unit = "bits/byte" if data.kind == "text" else "bits/dim"
     title = f"{data.source or 'Data'}, as {run.info['model']} sees it"
+    data = watch.data
     lead = (
-        f"Every number is −log₂ p(symbol | what comes before it), exact, by one pass over the data. "
+        f"Every number is −log₂ p(symbol | what comes before it), {exactness(scores)}, by one pass over the data. "
         f"Context rule: {run.chain.context_rule()}."
     )
+    if scores.tokens is not None:
+        lead += " The bits of a token are divided evenly among its bytes."
     cards = {"text": text_cards, "image": image_cards}.get(data.kind, other_cards)
     every = [*cards(data, scores, watch), *common_cards(run, data, scores, unit, command)]
     return page(title, every, lead, numbers(data, scores, unit))
+
+
+def exactness(scores: Scores) -> str:
+    """What kind of number a score is."""
+    return "exact" if scores.tokens is None else "exact for these tokens (so an upper bound for the text)"
 
 
 def numbers(data: Dataset, scores: Scores, unit: str) -> dict[str, str]:
@@ -179,7 +189,7 @@ def numbers(data: Dataset, scores: Scores, unit: str) -> dict[str, str]:
     what = "bytes" if data.kind == "text" else "symbols"
     kind = {"text": "text", "image": "image"}.get(data.kind, "item")
     found = {
-        "the whole": f"{scores.bits_per_dim:.4f} {unit}, exact",
+        "the whole": f"{scores.bits_per_dim:.4f} {unit}, {exactness(scores)}",
         "scored": f"{symbols:,} {what} in {len(data):,} {kind}{'s' * (len(data) != 1)}",
         "all together": f"{bits / 8:,.0f} bytes of −log₂ p",
     }
@@ -355,7 +365,7 @@ def common_cards(run: Run, data: Dataset, scores: Scores, unit: str, command: Se
         yield items_section(data, scores, unit)
     if len(data) >= MANY:
         what = f"{len(data):,} items of {data.source or 'the data'}"
-        yield sections.scores_section(scores.each(), scores.bits_per_dim, what, unit)
+        yield sections.scores_section(scores.each(), scores.bits_per_dim, what, unit, exactness(scores))
     facts = {
         "model": run.info["model"],
         "fitted to": run.info.get("data"),

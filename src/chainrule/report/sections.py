@@ -121,11 +121,11 @@ def items(events: Events, bits: np.ndarray, names: Sequence[str], levels: int, i
     return f'<div class="items">{"".join(cells)}</div>'
 
 
-def scores_section(bits: np.ndarray, total: float, what: str, unit: str = DIM) -> str:
+def scores_section(bits: np.ndarray, total: float, what: str, unit: str = DIM, kind: str = "exact") -> str:
     """How the bits/dim (N,) of items are spread. `total` is that of all together, `what` says which items."""
     return half(
         f"{unit.capitalize()} of each item",
-        paragraph(f"{what}: {total:.4f} {unit} over all symbols together, exact, every item counted once."),
+        paragraph(f"{what}: {total:.4f} {unit} all together, {kind}, every item counted once."),
         drawing(
             plots.histogram({"items": bits}, "bits/dim"), f"Histogram of the bits/dim of {len(bits)} items"
         ),

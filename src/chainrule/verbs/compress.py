@@ -6,6 +6,7 @@ checks (see `chainrule.verbs.unpack`). docs/archive-format.md says what an archi
 
 from __future__ import annotations
 
+import hashlib
 import lzma
 import math
 import time
@@ -37,13 +38,14 @@ from chainrule.archive import (
     flaw,
     squeeze,
 )
-from chainrule.data import Dataset
+from chainrule.data import BYTES, Alphabet, Dataset
+from chainrule.data.alphabets import Tokens
 from chainrule.data.images import FORMATS, read_image
 from chainrule.engine.strict import in_threads
 from chainrule.errors import ChainruleError
 from chainrule.model import Chain
 from chainrule.verbs.coders import CODER, Coder, coder_of
-from chainrule.verbs.lanes import Lanes, Meter, lanes_of, symbol_type
+from chainrule.verbs.lanes import Lanes, Meter, coded_type, lanes_of
 from chainrule.verbs.score import check_fits
 from chainrule.verbs.unpack import decoded, decompress, extract, verify
 
@@ -60,9 +62,10 @@ class Report:
     """What compressing came to.
 
     Attributes:
-        items, symbols: of the data set.
+        items, symbols: of the data set; of texts in tokens their bytes.
         raw_bytes: the symbols at one byte each, two above 256 levels.
-        archive_bytes: the file; model_bytes: of which the embedded model; payload_bytes: of which all blocks.
+        archive_bytes: the file; model_bytes: of which the embedded model, with the table of its tokens; payload_bytes:
+            of which all blocks.
         bits_per_dim: bits a symbol without the model; with_model: with it.
         blocks: how many blocks the model coded, and how many are packed or stored without it.
         files: items of which the source file was kept whole.
@@ -134,19 +137,19 @@ def compress(
     check_data(chain, data)
     originals = originals if originals and data.kind == "image" else {}  # a text is its file
     coder, threads = coder or coder_of(chain), threads or torch.get_num_threads()
-    model = coder.model() if embed else b""
-    header = header_of(coder, data, model, block_items, "files" if originals else layout(data))
+    model, table = (coder.model(), packed_table(data.alphabet)) if embed else (b"", b"")
+    header = header_of(coder, data, model, table, block_items, "files" if originals else layout(data))
     source = Source(data, header, originals)
     with atomic(path, force) as file:
         items = source.items(coder.classes)
         blocks = Blocks(coder, source, threads, progress)
         items = source.keep_smaller(items, blocks.ideal(items)) if originals else items
-        writer = Writer(file, header, model)
+        writer = Writer(file, header, model, table)
         tally = blocks.write(items, writer)
         total = writer.finish()
         if verify:
             file.flush()
-            check_written(file.name, coder, threads, progress)
+            check_written(file.name, coder, data.alphabet, threads, progress)
     rule = context_rule(chain, items, header)
     return account(source, items, tally, total, writer.fixed, rule, time.monotonic() - started)
 
@@ -171,7 +174,23 @@ def layout(data: Dataset) -> str:
     return "array" if data.kind != "text" and data.event is not None and numbered else "files"
 
 
-def header_of(coder: Coder, data: Dataset, model: bytes, block_items: int | None, layout: str) -> Header:
+def packed_table(alphabet: Alphabet) -> bytes:
+    """What the tokens spell, packed; nothing of bytes."""
+    return squeeze(alphabet.table()) if isinstance(alphabet, Tokens) else b""
+
+
+def facts_of(alphabet: Alphabet, table: bytes) -> dict[str, Any]:
+    """What a header says about tokens; `table` is the packed one, or nothing when it is not embedded."""
+    if not isinstance(alphabet, Tokens):
+        return {}
+    whole = alphabet.table()
+    embedded = {"tokens_bytes": len(table), "tokens_size": len(whole), "tokens_crc32": zlib.crc32(table)}
+    return {"tokens_sha256": hashlib.sha256(whole).hexdigest(), **(embedded if table else {})}
+
+
+def header_of(
+    coder: Coder, data: Dataset, model: bytes, table: bytes, block_items: int | None, layout: str
+) -> Header:
     """What holds for the whole archive. How it is cut into blocks and lanes follows from data and model alone."""
     from chainrule import __version__
 
@@ -192,11 +211,14 @@ def header_of(coder: Coder, data: Dataset, model: bytes, block_items: int | None
         arithmetic=coder.arithmetic,
         coder=CODER,
         writer=f"chainrule {__version__}",
+        **facts_of(data.alphabet, table),
     )
 
 
 def dtype_of(data: Dataset) -> str:
-    """The type in which an array comes back: the one that it had."""
+    """The type in which an array comes back: the one that it had; texts are bytes."""
+    if data.alphabet is not BYTES:
+        return "|u1"
     dtype = (data.x if isinstance(data.x, np.ndarray) else np.asarray(data.x[0])).dtype
     name = dtype.newbyteorder("<").str
     if name not in DTYPES:
@@ -223,15 +245,22 @@ class Source:
             name = self.data.names[i] if len(self.data.names) else str(i)
             if reason := flaw(name, taken):
                 raise ChainruleError(f"the name {name!r} cannot be kept: {reason}; rename it")
-            if event.size > MAX_BLOCK:
-                raise ChainruleError(
-                    f"{name} has {event.size} symbols, at most {MAX_BLOCK} can be kept: cut it"
-                )
             context = int(self.data.context[i]) if classes and self.data.context is not None else None
-            item = Item(name, event.shape, context=context)
+            item = self.item(name, event, context)
+            if item.size > MAX_BLOCK:
+                raise ChainruleError(
+                    f"{name} has {item.size} symbols, at most {MAX_BLOCK} can be kept: cut it"
+                )
             whole = name in self.originals and not shows_the_same(self.originals[name], event)
             items.append(self.as_file(item) if whole else item)
         return items
+
+    def item(self, name: str, event: np.ndarray, context: int | None) -> Item:
+        """An event as an item; a text in tokens is as many bytes as they spell."""
+        alphabet = self.data.alphabet
+        if alphabet is BYTES:
+            return Item(name, event.shape, context=context)
+        return Item(name, (alphabet.size(event),), context=context, tokens=len(event))
 
     def as_file(self, item: Item) -> Item:
         """The item as its source file."""
@@ -267,13 +296,18 @@ class Source:
         ]
 
     def symbols(self, i: int) -> np.ndarray:
-        """The symbols of event i as they stand in a raw block: one or two bytes each, in C order."""
+        """The symbols of event i as they stand in a raw block: one or two bytes each, in C order; of texts bytes."""
+        event = self.coded(i)
+        return event if self.data.alphabet is BYTES else BYTES.encode(self.data.alphabet.decode(event))
+
+    def coded(self, i: int) -> np.ndarray:
+        """The symbols of event i as the model codes them."""
         event = np.asarray(self.data.x[i])
         low, high = (int(event.min()), int(event.max())) if event.size else (0, 0)
         if low < 0 or high >= self.header.symbols:
             most = self.header.symbols - 1
             raise ChainruleError(f"item {i} has symbols from {low} to {high}, the model knows 0 to {most}")
-        return event.astype(symbol_type(self.header), order="C")
+        return event.astype(coded_type(self.header), order="C")
 
 
 def shows_the_same(path: Path, event: np.ndarray) -> bool:
@@ -298,7 +332,7 @@ def groups(items: list[Item], todo: Sequence[int], header: Header) -> Iterator[l
         kinds.setdefault(key, []).append(i)
     for key, members in kinds.items():
         if key == ("text",):
-            members.sort(key=lambda i: -items[i].size)
+            members.sort(key=lambda i: -items[i].steps)
         if key == (FILE,):
             yield from filled(members, [items[i].size for i in members], FILES)
         else:
@@ -344,7 +378,7 @@ class Blocks:
         """−log₂ p (N,) of the items that the model may code, cut into the lanes in which it will."""
         bits = np.zeros(len(items))
         todo = [i for i, item in enumerate(items) if item.form != FILE]
-        meter = Meter(self.progress, "score", sum(items[i].size for i in todo))
+        meter = Meter(self.progress, "score", sum(items[i].steps for i in todo))
         blocks = list(groups(items, todo, self.source.header))
         code = partial(self.code, items, meter)
         for index, found in zip(blocks, in_threads(code, blocks, self.threads), strict=True):
@@ -354,18 +388,18 @@ class Blocks:
 
     def code(self, items: list[Item], meter: Meter, index: list[int]) -> tuple[bytes, np.ndarray]:
         """(the stream, −log₂ p of each item) of a block."""
-        size = sum(items[i].size for i in index)
+        size = sum(items[i].steps for i in index)
         if tuple(index) in self.coded:
             meter.add(size)
             return self.coded[tuple(index)]
         lanes = Lanes([items[i] for i in index], self.source.header)
-        symbols = lanes.gather([self.source.symbols(i) for i in index])
+        symbols = lanes.gather([self.source.coded(i) for i in index])
         stream, bits = self.coder.encode(lanes, symbols, meter.add) if lanes.steps else (b"", np.zeros(0))
         return stream, lanes.totals(bits)
 
     def write(self, items: list[Item], writer: Writer) -> Tally:
         """Code every block and append it: with the model where that is shorter."""
-        meter, tally = Meter(self.progress, "compress", sum(item.size for item in items)), Tally()
+        meter, tally = Meter(self.progress, "compress", sum(item.steps for item in items)), Tally()
         blocks = list(groups(items, range(len(items)), self.source.header))
         pack = partial(self.pack, items, meter)
         for index, found in zip(blocks, in_threads(pack, blocks, self.threads), strict=True):
@@ -398,10 +432,12 @@ def without_model(raw: bytes, items: int) -> tuple[str, bytes]:
     return (STORED, raw) if items <= len(raw) <= len(packed) else (LZMA, packed)
 
 
-def check_written(path: str, coder: Coder, threads: int, progress: Progress | None) -> None:
+def check_written(
+    path: str, coder: Coder, alphabet: Alphabet, threads: int, progress: Progress | None
+) -> None:
     """Decode all of an archive: every block is compared with the hash of what went in."""
     with Archive(path) as archive:
-        for _ in decoded(archive, lambda archive: coder, None, threads, progress, "verify"):
+        for _ in decoded(archive, lambda archive: coder, alphabet, None, threads, progress, "verify"):
             pass
 
 
@@ -423,14 +459,15 @@ def account(
         xz_bytes += len(packer.compress(raw))
     xz_bytes += len(packer.flush())
     header = source.header
-    symbols, rest = raw_bytes // header.width, total - header.model_bytes
+    model = header.model_bytes + header.tokens_bytes
+    symbols, rest = raw_bytes // header.width, total - model
     gain = (xz_bytes - (rest - fixed)) / len(items)  # bytes an item
     return Report(
         items=len(items),
         symbols=symbols,
         raw_bytes=raw_bytes,
         archive_bytes=total,
-        model_bytes=header.model_bytes,
+        model_bytes=model,
         payload_bytes=tally.bytes.total(),
         bits_per_dim=8 * rest / max(1, symbols),
         with_model=8 * total / max(1, symbols),
@@ -440,6 +477,6 @@ def account(
         coded_bits=8 * tally.bytes[MODEL],
         context_rule=rule,
         xz_bytes=xz_bytes,
-        break_even=math.ceil((header.model_bytes + fixed) / gain) if gain > 0 else None,
+        break_even=math.ceil((model + fixed) / gain) if gain > 0 else None,
         seconds=seconds,
     )

@@ -17,13 +17,14 @@ import numpy as np
 import torch
 
 from chainrule import __version__, store
-from chainrule.data import Dataset, batches, load, train_holdout
+from chainrule.data import Alphabet, Dataset, batches, load
 from chainrule.data.patches import COUNT
 from chainrule.errors import ChainruleError
 from chainrule.model import Chain, Code
-from chainrule.models import INFO, METRICS, MODEL, TABLE, Run
+from chainrule.models import INFO, METRICS, MODEL, STATE, TABLE, Run, alphabet_of
 from chainrule.stages import Stages
 from chainrule.train import Learner, Plan, Training
+from chainrule.verbs.alphabet import alphabet_for, divided, facts_of, keep
 from chainrule.verbs.run_folder import (
     Log,
     check_options,
@@ -40,7 +41,9 @@ from chainrule.verbs.training import (
     check_one_pass,
     learns_in_one_pass,
     options_of_all,
+    started,
     take_over,
+    take_start,
     training_of,
     with_parts,
 )
@@ -50,6 +53,7 @@ DEFAULT_MINUTES = 10.0
 SAVE_EVERY = 20.0  # seconds between checkpoints, unless told otherwise
 LOOK_EVERY = 60.0  # seconds between estimates on held-out items
 LOOK_AT = 1 << 17  # symbols at most in such an estimate
+GENTLE = 0.1  # of the learning rate of a new model, for one that has learned already
 
 Listener = Callable[[dict[str, Any]], object]
 
@@ -68,6 +72,8 @@ def fit(
     patches: int | None = None,
     count: int | None = None,
     gray: bool = False,
+    tokens: int | str | Path | None = None,
+    start: str | Path | None = None,
     holdout: float = 0.05,
     batch: int | None = None,
     lr: float | None = None,
@@ -91,6 +97,10 @@ def fit(
         patches: learn from random patches of the images, so many pixels across and down; the images may have
             several sizes. `count` of them (by default 100,000) are drawn by the seed.
         gray: colour images become their luminance.
+        tokens: how many byte-pair tokens the alphabet of texts has, learned from what is not held out; or the
+            tokenizer.json to take them from. By default symbols are bytes.
+        start: a run, or a folder of GPT-2, to begin from: its chain with all that it has learned, and its alphabet. The
+            learning rate is then a tenth of what suits a new model, unless `lr` says otherwise.
         holdout: share of the items kept from training to score it with (at most 1,000 items).
         batch, lr: of a chain: items a step and the highest learning rate; by default what suits the model.
         compile, bfloat16: see `Plan`; without `bfloat16` the model's suggestion is followed.
@@ -109,6 +119,7 @@ def fit(
         info, folder = reopen(out)
         dataset = load(info["data"] if data is None else data, **info["reading"])
         check_same_data(dataset, info)
+        alphabet = alphabet_of(info, folder)
         check_one_pass(info, minutes=minutes, steps=steps)
         if minutes is not None or steps is not None:
             info["budget"] = {"minutes": minutes, "steps": steps}
@@ -118,13 +129,17 @@ def fit(
     else:
         reading = how_to_read(conditional, patches, count, gray, seed)
         dataset = load(data, **reading)
-        info = describe(dataset, model, size, settings or {}, seed, conditional, holdout)
-        info["reading"] = reading
+        begun = None if start is None else started(start, model, tokens)
+        alphabet = alphabet_for(dataset, tokens, holdout) if begun is None else begun.alphabet
+        info = describe(dataset, alphabet, model, size, settings or {}, seed, conditional, holdout, begun)
+        info |= {"reading": reading, **facts_of(alphabet, tokens)}
         info["budget"] = {"minutes": minutes, "steps": steps}
         rates = {"batch": batch, "lr": lr, "compile": compile, "bfloat16": bfloat16}
         info["training"] = options_of_all(info, **rates)
+        if begun is not None and lr is None:
+            info["training"]["lr"] *= GENTLE
         if issubclass(store.resolve(info["model"], TABLE), Code):
-            check_for_chains(info["model"], **rates)
+            check_for_chains(info["model"], **rates, tokens=tokens)
         elif learns_in_one_pass(info):
             check_one_pass(info, minutes=minutes, steps=steps, **rates)
         elif minutes is steps is None:
@@ -132,17 +147,22 @@ def fit(
     if not info["conditional"]:
         dataset = replace(dataset, context=None, classes=())
     built = store.build(info["model"], info["args"], TABLE, info["seed"])
+    learn, held = divided(dataset, info["holdout"])
+    if alphabet is not dataset.alphabet:
+        learn, held = learn.in_alphabet(alphabet), held and held.in_alphabet(alphabet)
     if isinstance(built, Chain):
-        check_symbols(built, dataset)
+        check_symbols(built, learn)
         take_over(built, info)
+        if "start" in info and not (resume and (folder / STATE).exists()):
+            take_start(built, info)
     if not resume:  # what cannot be learned leaves no folder behind
         folder = new_folder(out, info)
         if isinstance(built, Chain) or hasattr(
             built, "learner"
         ):  # of what is fitted at once nothing is resumed
+            keep(alphabet, folder)
             write_info(folder, info)
     listen({"event": "data", "data": dataset})
-    learn, held = train_holdout(dataset, info["holdout"]) if info["holdout"] else (dataset, None)
     if isinstance(built, Code):
         with left_nothing(folder, new=not resume):
             fitting = begin(built, learn, info)
@@ -164,9 +184,19 @@ def how_to_read(
     return reading
 
 
-def describe(data: Dataset, model, size, settings, seed, conditional, holdout) -> dict[str, Any]:
+def describe(
+    data: Dataset,
+    alphabet: Alphabet,
+    model,
+    size,
+    settings,
+    seed,
+    conditional,
+    holdout,
+    begun: Run | None = None,
+) -> dict[str, Any]:
     """The facts of a new run: what will be learned, from what, and with which arguments."""
-    name = model or DEFAULT_MODEL[data.kind]
+    name = begun.info["model"] if begun else model or DEFAULT_MODEL[data.kind]
     cls = store.resolve(name, TABLE)
     if size not in cls.SIZES:
         raise ChainruleError(f"{name} has no size {size!r}: choose from {', '.join(cls.SIZES)}")
@@ -178,15 +208,17 @@ def describe(data: Dataset, model, size, settings, seed, conditional, holdout) -
         raise ChainruleError(
             f"{data.source} has no classes: put the files of each class into a folder of its own"
         )
-    seen = data if conditional else replace(data, context=None, classes=())
+    seen = data if alphabet is data.alphabet else replace(data, levels=alphabet.symbols, alphabet=alphabet)
+    seen = seen if conditional else replace(seen, context=None, classes=())
     settings = {key: store.plain(value, cls, TABLE) for key, value in settings.items()}
-    args = {**cls.SIZES[size], **cls.configure(seen), **settings}
+    args = {**(begun.info["args"] if begun else {**cls.SIZES[size], **cls.configure(seen)}), **settings}
     seeded = {"random_state": seed} if "random_state" in store.options(cls) else {}
     return {
         "model": name,
         "args": with_parts({**seeded, **args}, size),
         "size": size,
         "settings": settings,
+        **({"start": {"from": str(begun.path), "sha256": store.sha256(begun.model, TABLE)}} if begun else {}),
         "data": data.source,
         **same_data(data),
         "classes": list(seen.classes),
@@ -224,7 +256,9 @@ def fit_chain(
     if training is not None:
         restore(training, folder)
         listen({"event": "start", "training": training, "info": info, "folder": folder})
-        log = Log(folder / METRICS, training.step, bits=True)
+        log = Log(
+            folder / METRICS, training.step, bits=True, dims=learn.dims().sum() / max(1, learn.symbols_total)
+        )
         run_training(training, log, folder, save_every, listen, lambda: look(training, held))
         last = training.training if isinstance(training, Stages) else training
         last.model.load_state_dict(last.averaged())
@@ -249,7 +283,7 @@ def finish(model: Chain | Code, folder: Path, info: dict, facts: dict, listen: L
     info = {"model": info["model"], "args": store.arguments(model, TABLE), **facts}
     write_info(folder, info)
     listen({"event": "end", "info": info, "folder": folder})
-    return Run(folder, model, info)
+    return Run(folder, model, info, alphabet_of(info, folder, model))
 
 
 def run_training(

@@ -28,8 +28,8 @@ class Lanes:
     def __init__(self, items: Sequence[Item], header: Header) -> None:
         pieces = []
         for owner, item in enumerate(items):
-            each = max(1, -(-item.size // lanes_of(item, header)))
-            pieces += [(owner, i, min(each, item.size - i)) for i in range(0, item.size, each)]
+            each = max(1, -(-item.steps // lanes_of(item, header)))
+            pieces += [(owner, i, min(each, item.steps - i)) for i in range(0, item.steps, each)]
         pieces.sort(key=lambda piece: -piece[2])
         self.items = items
         self.owner, self.first, self.length = np.array(pieces, np.int64).reshape(-1, 3).T
@@ -37,7 +37,7 @@ class Lanes:
         ends, counts = np.unique(self.length, return_counts=True)  # shortest first
         left = len(pieces) - np.cumsum(counts) + counts  # that reach each of these ends
         self.active = np.repeat(left, np.diff(ends, prepend=0))
-        self.event = (self.steps,) if len(items[0].shape) == 1 else items[0].shape
+        self.event = (self.steps,) if len(items[0].coded) == 1 else items[0].coded
 
     def gather(self, arrays: Sequence[np.ndarray]) -> np.ndarray:
         """The symbols of the items as lanes (B, steps) int32, filled up with zeros."""
@@ -48,7 +48,7 @@ class Lanes:
 
     def scatter(self, flat: np.ndarray, dtype: np.dtype) -> list[np.ndarray]:
         """Undo `gather`."""
-        arrays = [np.empty(item.shape, dtype) for item in self.items]
+        arrays = [np.empty(item.coded, dtype) for item in self.items]
         for row, owner, first, length in zip(flat, self.owner, self.first, self.length, strict=True):
             arrays[owner].reshape(-1)[first : first + length] = row[:length]
         return arrays
@@ -71,7 +71,7 @@ def lanes_of(item: Item, header: Header) -> int:
     """How many lanes an item is cut into; only texts are."""
     if len(item.shape) != 1 or not header.lane or item.form == FILE:
         return 1
-    return max(1, min(header.block_items, item.size // header.lane))
+    return max(1, min(header.block_items, item.steps // header.lane))
 
 
 class Meter:
@@ -93,3 +93,8 @@ class Meter:
 def symbol_type(header: Header) -> np.dtype:
     """The type in which the symbols of an archive are handed out, and stand in its raw blocks."""
     return np.dtype(f"<u{header.width}")
+
+
+def coded_type(header: Header) -> np.dtype:
+    """The type of the symbols that a model codes: tokens, too."""
+    return np.dtype("<u1" if header.symbols <= 256 else "<u2")

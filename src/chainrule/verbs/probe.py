@@ -17,7 +17,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
 
-from chainrule.data import Dataset, draw, rank_in_class
+from chainrule.data import BYTES, Alphabet, Dataset, draw, rank_in_class
 from chainrule.errors import ChainruleError
 from chainrule.layers.sequence import Cells
 from chainrule.layers.sparse import blas
@@ -133,7 +133,7 @@ def probe(
         if before:
             both = coded(code, x, learn), coded(code, x_test, test)
         else:
-            both = words(x, x_test) if name == "words" else (as_rows(x), as_rows(x_test))
+            both = words(x, x_test, learn.alphabet) if name == "words" else (as_rows(x), as_rows(x_test))
         check_features(*both)
         done = None if tick is None else partial(told_after, tick, before)
         rows += probed(name, both[0], classes[used], both[1], truth, draws, spread, done)
@@ -411,16 +411,14 @@ def coded(code: Code, x: np.ndarray | list[np.ndarray], data: Dataset) -> np.nda
         ) from error
 
 
-def words(train, test) -> tuple[np.ndarray, np.ndarray]:
-    """How often each of the WORDS most frequent words and signs of `train` occurs in texts of bytes: (n, d), (m, d).
+def words(train, test, alphabet: Alphabet = BYTES) -> tuple[np.ndarray, np.ndarray]:
+    """How often each of the WORDS most frequent words and signs of `train` occurs in texts: (n, d), (m, d).
 
     >>> words([np.frombuffer(b"good, good", np.uint8)], [np.frombuffer(b"Good: bad", np.uint8)])[1].tolist()
     [[0.0, 1.0]]
     """
     counter = CountVectorizer(max_features=WORDS, token_pattern=r"\w+|[^\w\s]", dtype=np.float32)
-    texts = [
-        [np.asarray(x, np.uint8).tobytes().decode(errors="replace") for x in part] for part in (train, test)
-    ]
+    texts = [[alphabet.decode(x).decode(errors="replace") for x in part] for part in (train, test)]
     try:
         return counter.fit_transform(texts[0]).toarray(), counter.transform(texts[1]).toarray()
     except ValueError as error:

@@ -16,7 +16,7 @@ from chainrule import store
 from chainrule.data import Dataset
 from chainrule.errors import ChainruleError
 from chainrule.model import Code
-from chainrule.models import INFO, METRICS, MODEL, STATE, TABLE, can_be_read
+from chainrule.models import INFO, METRICS, MODEL, STATE, TABLE, TOKENIZER, can_be_read
 from chainrule.train import Learner
 from chainrule.verbs.training import learns_in_one_pass, named_options
 
@@ -67,7 +67,7 @@ def new_folder(out: str | Path | None, info: dict) -> Path:
 
 def sweep(folder: Path) -> None:
     """Remove the half-written files that a killed training has left behind."""
-    for name in (INFO, STATE, MODEL, METRICS):
+    for name in (INFO, STATE, MODEL, METRICS, TOKENIZER):
         for path in folder.glob(f".{name}.*"):
             path.unlink(missing_ok=True)
 
@@ -203,13 +203,14 @@ def restore(training: Learner, folder: Path) -> None:
 class Log:
     """metrics.jsonl: a line every 20 steps. Lines beyond the checkpoint that is resumed are dropped.
 
-    The loss of a chain is in nats and written in bits; that of a code is whatever the code minimises. Of trainings that
-    follow each other a line says which of them it is about, from 1 on.
+    The loss of a chain is in nats a symbol and written in bits/dim; a symbol has `dims` of these on average, as a token
+    has several bytes. That of a code is whatever the code minimises. Of trainings that follow each other a line says
+    which of them it is about, from 1 on.
     """
 
-    def __init__(self, path: Path, step: int, bits: bool):
+    def __init__(self, path: Path, step: int, bits: bool, dims: float = 1.0):
         self.path = path
-        self.name, self.unit = ("loss_bits", math.log(2)) if bits else ("loss", 1.0)
+        self.name, self.unit = ("loss_bits", math.log(2) * float(dims)) if bits else ("loss", 1.0)
         self.pending: list[str] = []
         self.last: dict[str, float] = {}
         self.step, self.seconds = step, -1.0

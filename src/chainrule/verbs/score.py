@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from chainrule.data import Dataset
+from chainrule.data import BYTES, Dataset
 from chainrule.errors import ChainruleError
 from chainrule.model import Chain
 
@@ -25,17 +25,20 @@ class Scores:
 
     Attributes:
         nats: (N,) −log p(x) in nats.
-        symbols: (N,) symbols an item: the dimensions in bits/dim, channels included.
+        symbols: (N,) symbols an item: the dimensions in bits/dim, channels included; of a text in tokens its bytes.
         names: N names.
+        tokens: of texts in tokens how many each item has, (N,). The score is exact for these tokens, so an upper bound
+            for the text: others spell the same bytes.
     """
 
     nats: np.ndarray
     symbols: np.ndarray
     names: Sequence[str]
+    tokens: np.ndarray | None = None
 
     @property
     def bits_per_dim(self) -> float:
-        """Bits a symbol over all items together: Σ bits / Σ symbols."""
+        """Bits a symbol (of a text in tokens a byte) over all items together: Σ bits / Σ symbols."""
         total = int(self.symbols.sum())
         return float(self.nats.sum() / math.log(2) / total) if total else 0.0
 
@@ -85,8 +88,9 @@ def score(
         done += len(index)
         if tick is not None:
             tick(done)
-    sizes = np.array([np.asarray(x).size for x in data.x], dtype=np.int64)
-    return Scores(nats, sizes, list(data.names) or [str(i) for i in range(len(data))])
+    names = list(data.names) or [str(i) for i in range(len(data))]
+    tokens = None if data.alphabet is BYTES else data.lengths()
+    return Scores(nats, data.dims(), names, tokens)
 
 
 def check_fits(chain: Chain, data: Dataset) -> None:
@@ -103,6 +107,11 @@ def check_symbols(chain: Chain, data: Dataset) -> None:
     if chain.KINDS and data.kind not in chain.KINDS:
         raise ChainruleError(
             f"{data.source or 'this'} is {data.kind}, the model takes {' and '.join(chain.KINDS)}: give it such data"
+        )
+    if data.kind == "text" and data.alphabet is BYTES and chain.symbols > BYTES.symbols:
+        raise ChainruleError(
+            f"the model has {chain.symbols:,} symbols, {data.source or 'the text'} is read as bytes: give load the "
+            "alphabet of the model's run"
         )
     if data.levels > chain.symbols:
         raise ChainruleError(

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from inspect import signature
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from chainrule import store
 from chainrule.data import Dataset, batches, passage, passages, streams
 from chainrule.errors import ChainruleError
 from chainrule.model import Chain
-from chainrule.models import TABLE, open_run
+from chainrule.models import TABLE, Run, open_run
 from chainrule.stages import Stage, Stages
 from chainrule.train import Batch, Plan, Training
 
@@ -161,6 +162,35 @@ def take_over(chain: Chain, info: dict[str, Any]) -> None:
                     f"the model in {options['from']} is another one than when this run began"
                 )
             part.load_state_dict(found.state_dict())
+
+
+def started(start: str | Path, model: str | None, tokens: Any) -> Run:
+    """The run that another one begins from: a chain, whose alphabet stays."""
+    begun = open_run(start)
+    if tokens is not None:
+        raise ChainruleError(
+            f"--tokens {tokens}: the model of --start {start} has its alphabet already, leave it out"
+        )
+    if (name := store.name_of(begun.chain, TABLE)) != (model or name):
+        raise ChainruleError(f"--model {model}: --start {start} holds {name}, leave --model out")
+    if isinstance(begun.info["args"].get("parts"), list) or begun.chain.PASSAGE:
+        raise ChainruleError(
+            f"--start {start} holds {name}, which does not learn in steps from what it has learned"
+        )
+    return begun
+
+
+def take_start(chain: Chain, info: dict[str, Any]) -> None:
+    """Give a chain what the run that it begins from has learned."""
+    found = open_run(info["start"]["from"]).chain
+    if store.sha256(found, TABLE) != info["start"]["sha256"]:
+        raise ChainruleError(f"the model in {info['start']['from']} is another one than when this run began")
+    try:
+        chain.load_state_dict(found.state_dict())
+    except RuntimeError as error:
+        raise ChainruleError(
+            f"what {info['start']['from']} has learned does not fit these settings: leave out --set"
+        ) from error
 
 
 def named_options(info: dict[str, Any]) -> Iterator[tuple[str, Options]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import unicodedata
 from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
@@ -13,11 +14,13 @@ import torch
 
 from chainrule import archive as container
 from chainrule.archive import FILE, MODEL, Archive, Header, Item, Progress, atomic, check_free, digest
+from chainrule.data import BYTES, Alphabet
+from chainrule.data.alphabets import Tokens, from_table
 from chainrule.engine.strict import in_threads
 from chainrule.errors import ChainruleError
 from chainrule.model import Chain
 from chainrule.verbs.coders import Coder, coder_for
-from chainrule.verbs.lanes import Lanes, Meter, symbol_type
+from chainrule.verbs.lanes import Lanes, Meter, coded_type, symbol_type
 
 LoadCoder = Callable[[Archive], Coder]
 
@@ -26,6 +29,7 @@ def decompress(
     path: str | Path,
     chain: Chain | None = None,
     *,
+    alphabet: Alphabet = BYTES,
     only: Collection[str] | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
@@ -34,6 +38,7 @@ def decompress(
 
     Args:
         chain: the model, for an archive that does not hold it.
+        alphabet: that of the model's run, for the same.
         only: names of the items wanted; blocks without any of them are not touched.
         threads: blocks decoded at a time, PyTorch's number by default.
 
@@ -41,13 +46,15 @@ def decompress(
         ChainruleError: the archive is damaged, needs another machine, or the model is another one.
     """
     with Archive(path) as archive:
-        for item, array in decoded(archive, partial(coder_for, chain=chain), only, threads, progress):
+        load = partial(coder_for, chain=chain)
+        for item, array in decoded(archive, load, alphabet, only, threads, progress):
             yield item.name, array, item.context
 
 
 def decoded(
     archive: Archive,
     load: LoadCoder,
+    alphabet: Alphabet,
     only: Collection[str] | None,
     threads: int | None,
     progress: Progress | None,
@@ -61,50 +68,82 @@ def decoded(
             f"{archive.path} has no item {missing[0]!r}: chainrule inspect lists those it has"
         )
     todo = [n for n, block in enumerate(archive.blocks) if any(item.name in wanted for item in block.items)]
-    meter = Meter(progress, what, sum(item.size for n in todo for item in archive.blocks[n].items))
-    coder = load(archive) if any(archive.blocks[n].coding == MODEL for n in todo) else None
+    meter = Meter(progress, what, sum(item.steps for n in todo for item in archive.blocks[n].items))
+    coded = any(archive.blocks[n].coding == MODEL for n in todo)
+    coder, spelling = (load(archive), spelling_of(archive, alphabet)) if coded else (None, BYTES)
     threads = 1 if coder is None or not coder.parallel else threads or torch.get_num_threads()
     payloads = ((n, archive.payload(n)) for n in todo)  # read by one thread: the file has one position
     for n, arrays in zip(
-        todo, in_threads(partial(unpack, archive, coder, meter), payloads, threads), strict=True
+        todo, in_threads(partial(unpack, archive, coder, spelling, meter), payloads, threads), strict=True
     ):
         pairs = zip(archive.blocks[n].items, arrays, strict=True)
         yield from (pair for pair in pairs if pair[0].name in wanted)
 
 
+def spelling_of(archive: Archive, alphabet: Alphabet) -> Alphabet:
+    """What the symbols spell that the model codes: by the table in the archive, else by the `alphabet` given.
+
+    Raises:
+        ChainruleError: the archive needs a table that it does not hold, and was not given it.
+    """
+    path, wanted = archive.path, archive.header.tokens_sha256
+    if not wanted:
+        return BYTES
+    table = archive.table()
+    if table is None:
+        if not isinstance(alphabet, Tokens) or hashlib.sha256(alphabet.table()).hexdigest() != wanted:
+            raise ChainruleError(f"{path} needs the tokens {wanted[:16]}...: give the run it was made with")
+        table = alphabet.table()
+    found = from_table(table, str(path))
+    if found.symbols != archive.header.symbols:
+        raise ChainruleError(
+            f"{path} has {archive.header.symbols} symbols, its table of tokens {found.symbols}"
+        )
+    return found
+
+
 def unpack(
-    archive: Archive, coder: Coder | None, meter: Meter, numbered: tuple[int, bytes]
+    archive: Archive, coder: Coder | None, spelling: Alphabet, meter: Meter, numbered: tuple[int, bytes]
 ) -> list[np.ndarray]:
     """The items of a block."""
     number, payload = numbered
     block = archive.blocks[number]
     if block.coding == MODEL and coder is not None:
-        return decode_block(archive, number, payload, coder, meter)
-    meter.add(sum(item.size for item in block.items))
+        return decode_block(archive, number, payload, coder, spelling, meter)
+    meter.add(sum(item.steps for item in block.items))
     parts = archive.raw(number, payload)
     return [to_array(item, raw, archive.header) for item, raw in zip(block.items, parts, strict=True)]
 
 
 def decode_block(
-    archive: Archive, number: int, payload: bytes, coder: Coder, meter: Meter
+    archive: Archive, number: int, payload: bytes, coder: Coder, spelling: Alphabet, meter: Meter
 ) -> list[np.ndarray]:
     """The items of a block that the model coded, compared with their hash."""
     block = archive.blocks[number]
     where = f"block {number + 1} of {len(archive.blocks)} of {archive.path}"
-    shape = block.items[0].shape
+    shape = block.items[0].coded
     if coder.event is not None and shape != tuple(coder.event):
         raise ChainruleError(f"{where} has items of shape {shape}, the model takes {tuple(coder.event)}")
-    dtype = symbol_type(archive.header)
+    dtype = coded_type(archive.header)
     try:
         lanes = Lanes(block.items, archive.header)
         symbols = coder.decode(lanes, payload, meter.add) if lanes.steps else np.zeros((len(lanes.owner), 0))
         arrays = lanes.scatter(symbols, dtype)
+        if spelling is not BYTES:
+            arrays = [spelled(array, spelling, item) for array, item in zip(arrays, block.items, strict=True)]
     except Exception as error:  # what a model does with shapes that are not its own is not for us to list
         reason = " ".join(str(error).split())[:160]
         raise ChainruleError(f"{where} cannot be decoded with this model: {reason}") from error
     if digest(archive.header, block.items, [array.tobytes() for array in arrays]) != block.sha256:
         raise ChainruleError(f"{where} decodes to something else than was written: the model is another one")
     return arrays
+
+
+def spelled(symbols: np.ndarray, alphabet: Alphabet, item: Item) -> np.ndarray:
+    """The bytes (n,) of a text in tokens, when they are as many as the item has."""
+    if (size := alphabet.size(symbols)) != item.size:
+        raise ChainruleError(f"{size} bytes are spelled where {item.size} should be")
+    return BYTES.encode(alphabet.decode(symbols))
 
 
 def to_array(item: Item, raw: bytes, header: Header) -> np.ndarray:
@@ -117,6 +156,7 @@ def verify(
     path: str | Path,
     chain: Chain | None = None,
     *,
+    alphabet: Alphabet = BYTES,
     deep: bool = False,
     threads: int | None = None,
     progress: Progress | None = None,
@@ -127,7 +167,7 @@ def verify(
         ChainruleError: the first thing that is wrong.
     """
     blocks = container.verify(path, progress)
-    for _ in decompress(path, chain, threads=threads, progress=progress) if deep else ():
+    for _ in decompress(path, chain, alphabet=alphabet, threads=threads, progress=progress) if deep else ():
         pass
     return blocks
 
@@ -140,6 +180,7 @@ def extract(
     out_dir: str | Path,
     chain: Chain | None = None,
     *,
+    alphabet: Alphabet = BYTES,
     force: bool = False,
     only: Collection[str] | None = None,
     threads: int | None = None,
@@ -158,13 +199,13 @@ def extract(
         if archive.header.layout == "array":
             target = inside(root, f"{Path(path).stem}.npy")
             with atomic(target, force) as file:
-                write_array(file, archive, decoded(archive, load, only, threads, progress), only)
+                write_array(file, archive, decoded(archive, load, alphabet, only, threads, progress), only)
             return [target]
         names = outputs(archive.items, archive.header)
         targets = {name: inside(root, names[name]) for name in names if only is None or name in only}
         for target in targets.values():
             check_free(target, force)
-        for item, array in decoded(archive, load, only, threads, progress):
+        for item, array in decoded(archive, load, alphabet, only, threads, progress):
             with atomic(targets[item.name], force) as file:
                 write_item(file, item, array, archive.header)
         return list(targets.values())
@@ -220,7 +261,7 @@ def fold(name: str) -> str:
 
 def suffix(item: Item, header: Header) -> str:
     """The ending of the file that an item becomes; "" when it keeps its name."""
-    if item.form == FILE or (header.kind == "text" and len(item.shape) == 1 and header.symbols <= 256):
+    if item.form == FILE or (header.kind == "text" and len(item.shape) == 1 and header.width == 1):
         return ""
     flat = len(item.shape) == 3 and item.shape[2] in (1, 3) and item.size > 0
     return ".png" if header.kind == "image" and flat and header.symbols <= 256 else ".npy"
