@@ -82,7 +82,9 @@ def orthogonal(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     a, b, c = FIVE
     for _ in range(TIMES):
         square = y @ y.transpose(1, 2)
-        y = torch.baddbmm(y, torch.baddbmm(square, square, square, beta=b, alpha=c), y, beta=a)
+        polynomial = torch.baddbmm(square, square, square, beta=b, alpha=c)
+        polynomial.diagonal(dim1=1, dim2=2).add_(a)
+        y = polynomial @ y
     return y.transpose(1, 2) if tall else y
 
 
