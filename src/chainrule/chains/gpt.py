@@ -58,7 +58,7 @@ class GPT(InBlocks):
         "paper": {"width": 768, "layers": 12, "heads": 12, "window": 1024, "dropout": 0.1},
     }
     KINDS = ("text", "array")
-    TRAINING = {"batch": 24, "lr": 6e-3, "window": "window", "bfloat16": True, "carry": True, "muon": True}
+    TRAINING = {"batch": 16, "lr": 6e-3, "window": "window", "bfloat16": True, "carry": True, "muon": True}
 
     def __init__(
         self,
