@@ -18,6 +18,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from chainrule.layers.pixels import single
+
 SCORES = (
     1 << 19
 )  # of a head, computed at a time by `fixed`: a few megabytes, and few enough calls for short texts
@@ -126,7 +128,7 @@ def fixed(q: Tensor, k: Tensor, v: Tensor, length: int, summary: int) -> Tensor:
     ends = list(some_rows(count, length, summary))
     sizes = [end - first for first, end in pairwise([0, *ends])]
     parts = zip(ends, *(z.split(sizes, 2) for z in (q, k, v)), strict=True)
-    looks: Callable = look if len(ends) == 1 else Again.apply
+    looks: Callable = look if len(ends) == 1 else look_again
     seen = [looks(*own, *(z[:, :, : (end - 1) * summary] for z in said), summary) for end, *own in parts]
     return torch.cat(seen, 2).permute(0, 2, 3, 1, 4).flatten(1, 2)[:, :n]
 
@@ -149,6 +151,12 @@ class Again(torch.autograd.Function):
         return *torch.autograd.grad(seen, args, by_seen), None
 
 
+@torch.compiler.disable  # it would wait long for a compiler, and large products gain nothing
+def look_again(*args) -> Tensor:
+    """`look`, computed once more on the way back."""
+    return Again.apply(*args)
+
+
 def look(q: Tensor, k: Tensor, v: Tensor, k_said: Tensor, v_said: Tensor, summary: int) -> Tensor:
     """m rows q, k, v (B, h, m, l, ·) look at themselves, and at summaries (B, h, s, ·) of all rows but the last one.
 
@@ -164,18 +172,30 @@ def look(q: Tensor, k: Tensor, v: Tensor, k_said: Tensor, v_said: Tensor, summar
 
 
 def in_rows(z: Tensor, length: int) -> Tensor:
-    """(B, n, ...) -> (B, R, l, ...), l = length and no more than n; what the last row lacks is 0."""
-    n = z.shape[1]
+    """(B, n, ...) -> (B, R, l, ...), l = length and no more than n; what the last row lacks is 0.
+
+    In single precision where a training is mixed: PyTorch's kernel for the way back from many short sequences is several
+    times slower in bfloat16.
+    """
+    z, n = single(z), z.shape[1]
     length = max(1, min(length, n))
     count = max(1, -(-n // length))
-    return F.pad(z, (0, 0) * (z.ndim - 2) + (0, count * length - n)).unflatten(1, (count, length))
+    return filled(z, (0, 0) * (z.ndim - 2) + (0, count * length - n)).unflatten(1, (count, length))
+
+
+def filled(z: Tensor, places: tuple[int, ...]) -> Tensor:
+    """`F.pad`, which makes a copy even where there is nothing to add."""
+    return F.pad(z, places) if any(places) else z
 
 
 def summaries(z: Tensor, summary: int) -> Tensor:
     """(B, h, R, l, d) -> (B, h, R c, d): of every row the c positions that belong to the head."""
     places = z.shape[3] // summary if summary else 1
     ends = [z.shape[3] - summary * (head % places) for head in range(z.shape[1])]
-    return torch.stack([z[:, i, :, end - summary : end] for i, end in enumerate(ends)], 1).flatten(2, 3)
+    parts = zip(
+        z.unbind(1), ends, strict=True
+    )  # a slice of all heads would cost as much as all on the way back
+    return torch.stack([head[:, :, end - summary : end] for head, end in parts], 1).flatten(2, 3)
 
 
 def some_rows(count: int, length: int, summary: int) -> Iterator[int]:
@@ -231,10 +251,11 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Te
 def dot_product(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
     """softmax(q kᵀ / √e) v over the last but one axis of q, k (G, h, n, e) and v (G, h, n, d).
 
-    PyTorch's fast kernel wants one width, so the smaller is filled up; and a mask of four axes.
+    PyTorch's fast kernel wants one width, so the smaller is filled up, and a mask of four axes.
     """
     e, d = q.shape[-1], v.shape[-1]
-    q, k, v = (F.pad(z, (0, max(e, d) - z.shape[-1])) for z in (q, k, v))
-    mask = mask if mask is None else mask.expand(1, *mask.shape[-3:]) if mask.ndim == 3 else mask[None, None]
-    seen = F.scaled_dot_product_attention(q, k, v, mask, is_causal=mask is None, scale=e**-0.5)
+    q, k, v = (filled(z, (0, max(e, d) - z.shape[-1])) for z in (q, k, v))
+    mask = None if mask is None else mask.expand(1, *[1] * (3 - mask.ndim), *mask.shape[-3:])
+    with torch.autocast(q.device.type, enabled=False):
+        seen = F.scaled_dot_product_attention(q, k, v, mask, is_causal=mask is None, scale=e**-0.5)
     return seen[..., :d]
