@@ -256,6 +256,6 @@ def dot_product(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> 
     e, d = q.shape[-1], v.shape[-1]
     q, k, v = (filled(z, (0, max(e, d) - z.shape[-1])) for z in (q, k, v))
     mask = None if mask is None else mask.expand(1, *[1] * (3 - mask.ndim), *mask.shape[-3:])
-    with torch.autocast(q.device.type, enabled=False):
+    with torch.autocast("cpu", enabled=False):
         seen = F.scaled_dot_product_attention(q, k, v, mask, is_causal=mask is None, scale=e**-0.5)
     return seen[..., :d]
