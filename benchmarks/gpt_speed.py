@@ -1,4 +1,4 @@
-"""Tokens a second of one GPT with one set of random weights, at batch 1: the strict engine, transformers, nanoGPT.
+"""Tokens a second of one GPT with one set of random weights, at batch 1: the strict engine and its peers.
 
     python benchmarks/gpt_speed.py [--peer PATH] [--threads 1 2] [--json]
 
@@ -8,12 +8,14 @@ machine touches less; with two threads both of them count. `start` are seconds b
 once. One lane of the engine is computed by one thread, so it is measured with one only. The sides:
 
     engine        the step program in the strict executor: `sample` of chainrule
+    llama.cpp     its decoder and its sampler by way of llama-cpp-python; weights (a GGUF file) and cache in float32
     transformers  GPT2LMHeadModel.generate with its cache, float32, the same weights by way of `save_pretrained`
     nanoGPT       `generate` of a checkout of github.com/karpathy/nanoGPT at PATH: a full pass for every token
     floor         bytes of the weights of all products / the rate at which numpy's dot product reads memory here: what a
                   large model needs at least; a small one stays in the cache, and may be faster
 
-What transformers and nanoGPT are not installed, or not given, is left out. Their logits are compared with chainrule's.
+A peer that is not installed, or not given, is left out. Its logits must be those of chainrule, up to AGREE; llama.cpp
+takes its GELU from a table of half precision, the others compute it.
 """
 
 from __future__ import annotations
@@ -42,6 +44,27 @@ MODELS: dict[str, dict[str, Any]] = {
 }
 AGREE = 1e-3  # largest difference of logits between the sides
 Side = Callable[[int], object]
+NANOGPT = {  # its names for the parts of ours
+    **{
+        "ask_norm": "ln_1",
+        "ask": "attn.c_attn",
+        "answer": "attn.c_proj",
+        "up_norm": "ln_2",
+        "up": "mlp.c_fc",
+    },
+    **{"down": "mlp.c_proj", "embed": "wte", "positions": "wpe", "norm": "ln_f", "layers": "h"},
+}
+GGUF = {  # those of a GGUF file
+    **{
+        "ask_norm": "attn_norm",
+        "ask": "attn_qkv",
+        "answer": "attn_output",
+        "up_norm": "ffn_norm",
+        "up": "ffn_up",
+    },
+    **{"down": "ffn_down", "embed": "token_embd", "positions": "position_embd", "norm": "output_norm"},
+    **{"layers": "blk"},
+}
 
 
 def main() -> None:
@@ -69,7 +92,8 @@ def measured(options: argparse.Namespace) -> Iterator[Row]:
 def one(chain: GPT, tokens: int, threads: int, options: argparse.Namespace) -> Iterator[Row]:
     """All sides for one model, in turn."""
     sides, starts, size = {}, {}, 0
-    makers = {"transformers": transformers_side, "nanoGPT": lambda chain: nanogpt_side(chain, options.peer)}
+    makers = {"llama.cpp": llama_side, "transformers": transformers_side}
+    makers["nanoGPT"] = lambda chain: nanogpt_side(chain, options.peer)
     if threads == 1:
         began = time.process_time()
         sides["engine"], size = engine_side(chain, tokens)
@@ -119,6 +143,71 @@ def engine_side(chain: GPT, tokens: int) -> tuple[Side, int]:
     return side, 4 * sum(program.multiply_adds().values())
 
 
+def llama_side(chain: GPT) -> Side | None:
+    """The decoder and the sampler of llama.cpp, with the same weights."""
+    try:
+        llama, gguf = (importlib.import_module(name) for name in ("llama_cpp", "gguf"))
+    except ImportError:
+        return None
+    llama.silent = llama.llama_log_callback(
+        lambda level, text, data: None
+    )  # must live as long as the library
+    llama.llama_log_set(llama.silent, None)
+    sizes = llama.llama_context_default_params()
+    sizes.n_ctx = sizes.n_batch = chain.window
+    sizes.n_threads = sizes.n_threads_batch = torch.get_num_threads()
+    sizes.type_k = sizes.type_v = sizes.flash_attn_type = 0  # float32; plain attention
+    with tempfile.TemporaryDirectory() as folder:
+        write_gguf(gguf, chain, Path(folder) / "model.gguf")
+        path = str(Path(folder) / "model.gguf").encode()
+        model = llama.llama_model_load_from_file(path, llama.llama_model_default_params())
+        context = llama.llama_init_from_model(model, sizes)
+    sampler, past = llama.llama_sampler_init_dist(0), llama.llama_get_memory(context)
+
+    def decode(token: int) -> None:
+        assert llama.llama_decode(context, llama.llama_batch_get_one((llama.llama_token * 1)(token), 1)) == 0
+
+    def logits(ids: torch.Tensor) -> torch.Tensor:
+        llama.llama_memory_clear(past, True)
+        rows = []
+        for token in ids[0].tolist():
+            decode(token)
+            rows.append(
+                np.ctypeslib.as_array(llama.llama_get_logits_ith(context, -1), (chain.symbols,)).copy()
+            )
+        return torch.from_numpy(np.stack(rows))[None]
+
+    def side(count: int) -> object:
+        llama.llama_memory_clear(past, True)
+        token = chain.nothing
+        for _ in range(count):
+            decode(token)
+            token = llama.llama_sampler_sample(sampler, context, -1)
+        return token
+
+    agree(chain, logits)
+    return side
+
+
+def write_gguf(gguf: Any, chain: GPT, path: Path) -> None:
+    """The chain as a file for llama.cpp, without a vocabulary."""
+    writer, width = gguf.GGUFWriter(path, "gpt2"), chain.args["width"]
+    writer.add_context_length(chain.window)
+    writer.add_embedding_length(width)
+    writer.add_feed_forward_length(4 * width)
+    writer.add_block_count(chain.args["layers"])
+    writer.add_head_count(chain.args["heads"])
+    writer.add_layer_norm_eps(1e-5)
+    writer.add_tokenizer_model("none")
+    writer.add_vocab_size(chain.symbols)
+    for name, weight in named(chain, GGUF).items():
+        writer.add_tensor(name, weight.numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
 def transformers_side(chain: GPT) -> Side | None:
     """`generate` of transformers, with the same weights."""
     try:
@@ -151,7 +240,8 @@ def nanogpt_side(chain: GPT, path: Path | None) -> Side | None:
     sizes = {"vocab_size": chain.symbols, "block_size": chain.window, "dropout": 0.0, "bias": True}
     sizes |= {"n_layer": chain.args["layers"], "n_head": chain.args["heads"], "n_embd": chain.args["width"]}
     peer = model.GPT(model.GPTConfig(**sizes)).eval()
-    peer.load_state_dict(named_as_nanogpt(chain), strict=True)
+    weights = {f"transformer.{name}": weight for name, weight in named(chain, NANOGPT).items()}
+    peer.load_state_dict({**weights, "lm_head.weight": chain.embed.weight.detach()}, strict=True)
     agree(chain, lambda ids: peer(ids, ids)[0])
     ids = torch.full((1, 1), chain.nothing)
 
@@ -162,20 +252,10 @@ def nanogpt_side(chain: GPT, path: Path | None) -> Side | None:
     return side
 
 
-def named_as_nanogpt(chain: GPT) -> dict[str, torch.Tensor]:
-    """The weights under nanoGPT's names; dense layers stand as they do here."""
-    parts = {
-        "ask_norm": "ln_1",
-        "ask": "attn.c_attn",
-        "answer": "attn.c_proj",
-        "up_norm": "ln_2",
-        "up": "mlp.c_fc",
-    }
-    parts |= {"down": "mlp.c_proj", "embed": "wte", "positions": "wpe", "norm": "ln_f", "layers": "h"}
-    named = {}
-    for name, weight in chain.state_dict().items():
-        named["transformer." + ".".join(parts.get(part, part) for part in name.split("."))] = weight
-    return {**named, "lm_head.weight": chain.embed.weight.detach()}
+def named(chain: GPT, names: dict[str, str]) -> dict[str, torch.Tensor]:
+    """The weights under other names of their parts; dense layers stand as they do here."""
+    weights = chain.state_dict().items()
+    return {".".join(names.get(part, part) for part in name.split(".")): weight for name, weight in weights}
 
 
 @torch.inference_mode()

@@ -1,13 +1,14 @@
-"""A text's end after some minutes of training on its beginning: a recurrent chain, its mixture with counts, nanoGPT.
+"""A text's end after some minutes of training on its beginning: a network, its mixture with counts, nanoGPT.
 
-    python benchmarks/text_minutes.py --folder DIR [--minutes 2 10 30] [--peer PATH] [--json]
+    python benchmarks/text_minutes.py --folder DIR [--model mlstm] [--minutes 2 10 30] [--peer PATH] [--json]
     python benchmarks/text_minutes.py --folder DIR --data stacks
 
-A multiplicative LSTM is trained by `chainrule fit` on the training part (of Shakespeare nine tenths, of the Stacks
-Project all but the last million bytes), in one thread, and scores all of the rest exactly: its state is carried from
-the first character to the last. Its sizes are in `SETTINGS`; they were chosen by trainings of 2 and 6 minutes on the
-first 903,000 characters of the training part of Shakespeare, scored on the next 100,854. `counting` is context mixing
-that has read the training part once, `mixture` the network and it as one; the seconds of that reading are not counted.
+A network (a multiplicative LSTM; with --model gpt and so on one of self-attention) is trained by `chainrule fit` on
+the training part (of Shakespeare nine tenths, of the Stacks Project all but the last million bytes), in one thread,
+and scores all of the rest exactly: a state is carried from the first character to the last, blocks follow one another.
+Its sizes are in `SETTINGS`; they were chosen by trainings of 2 and 6 minutes on the first 903,000 characters of the
+training part of Shakespeare, scored on the next 100,854. `counting` is context mixing that has read the training part
+once, `mixture` the network and it as one; the seconds of that reading are not counted.
 
 Minutes are of processor time of one thread, on all sides: other work that shares the machine does not count. DIR keeps
 a run folder for each budget; a training that was stopped goes on from there.
@@ -44,14 +45,19 @@ from chainrule.data import Dataset
 from chainrule.model import Chain
 from chainrule.models import INFO, MODEL
 
-SETTINGS: dict[str, dict[float, dict[str, Any]]] = {  # data -> minutes -> arguments of the network
+Settings = dict[float, dict[str, Any]]  # minutes -> arguments of the network
+SETTINGS: dict[str, dict[str, Settings]] = {
     "shakespeare": {
-        2: {"width": 320, "dropout": 0.1},
-        10: {"width": 512, "dropout": 0.4, "recurrent_dropout": 0.4},
-        30: {"width": 512, "dropout": 0.4, "recurrent_dropout": 0.4},
+        "mlstm": {
+            2: {"width": 320, "dropout": 0.1},
+            10: {"width": 512, "dropout": 0.4, "recurrent_dropout": 0.4},
+            30: {"width": 512, "dropout": 0.4, "recurrent_dropout": 0.4},
+        },
+        "gpt": {113 / 60: {"width": 128, "layers": 4, "heads": 4, "window": 64}},  # the sizes of the peer
     },
-    "stacks": {40: {"width": 512, "dropout": 0.0}},
+    "stacks": {"mlstm": {40: {"width": 512, "dropout": 0.0}}},
 }
+BATCH: dict[str, int] = {"gpt": 12}  # rows of a step, where they are not what the model suggests
 COUNTS: dict[str, dict[str, Any]] = {  # data -> arguments of context mixing
     "shakespeare": {},
     "stacks": {"bits": 24, "orders": (1, 2, 3, 4, 6, 9, 14)},
@@ -68,6 +74,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--data", choices=list(SETTINGS), default="shakespeare")
+    parser.add_argument("--model", default="mlstm")
     parser.add_argument("--minutes", nargs="*", type=float, help="by default those that have settings")
     parser.add_argument("--peer", type=Path, help="a checkout of nanoGPT")
     parser.add_argument("--seed", type=int, default=0)
@@ -81,13 +88,14 @@ def main() -> None:
 def measured(options: argparse.Namespace) -> Iterator[Row]:
     """The rows of ours, then those of the peer."""
     learn, test = load(options.data, split="train"), load(options.data, split="test")
-    minutes = sorted(SETTINGS[options.data]) if options.minutes is None else options.minutes
+    known = SETTINGS[options.data][options.model]
+    minutes = sorted(known) if options.minutes is None else options.minutes
     settings = COUNTS[options.data]
     counting = fit(learn, "counting", out=folder_of(options, "counting"), settings=settings, holdout=0).chain
     yield row("counting", counting, test, 0)
     for budget in minutes:
         network = trained(options, budget)
-        yield row("mlstm", network, test, budget)
+        yield row(options.model, network, test, budget)
         yield row("mixture", Mixture((network, counting)), test, budget)
     if options.peer is not None:
         yield from peer_rows(options, learn, test)
@@ -103,12 +111,14 @@ def folder_of(options: argparse.Namespace, name: str) -> Path:
 
 def trained(options: argparse.Namespace, minutes: float) -> Chain:
     """The network that was trained for so long; now, unless DIR holds it."""
-    folder = options.folder / f"mlstm-{minutes:g}-{options.seed}"
+    model = options.model
+    folder = options.folder / f"{model}-{minutes:g}-{options.seed}"
     if not (folder / MODEL).exists():
         resume = (folder / INFO).exists()
-        known = SETTINGS[options.data]
+        known = SETTINGS[options.data][model]
         settings = known[min(known, key=lambda other: abs(other - minutes))]
-        new = {"data": options.data, "model": "mlstm", "settings": settings, "minutes": minutes, "holdout": 0}
+        new = {"data": options.data, "model": model, "settings": settings, "minutes": minutes, "holdout": 0}
+        new["batch"] = BATCH.get(model)
         fit(**({"data": None} if resume else new), out=folder, seed=options.seed, resume=resume)
     return open_run(folder).chain
 
@@ -119,7 +129,7 @@ def row(name: str, chain: Chain, test: Dataset, minutes: float) -> Row:
     nats = float(score(chain, test).nats.sum()) / test.symbols_total
     seconds = time.process_time() - began
     parameters = sum(p.numel() for p in chain.parameters())
-    return facts(name, minutes, "all before", nats, parameters, test, seconds)
+    return facts(name, minutes, chain.context_rule().split(":")[0], nats, parameters, test, seconds)
 
 
 def facts(

@@ -255,9 +255,10 @@ class Writer:
         query = self.resized(self.reading("pixel"), n, "pixel")
         keys, values = (self.resized(self.reading("pixel"), n, "pixel") for _ in range(2))
         self.cached |= {keys.read.value, values.read.value}
-        how = self.rng.choice(["full", "local", "strided", "fixed", "block"])
+        how = self.rng.choice(["full", "local", "strided", "fixed", "spread", "block"])
         self.pool += [keys, values]
-        return self.p.attend(query, keys, values, heads, how, self.number(1, 5), self.number(0, 3))
+        numbers = self.number(1, 5), self.number(0, 3), self.rng.choice([0, self.number(1, 9)])
+        return self.p.attend(query, keys, values, heads, how, *numbers)
 
     def finish(self):
         logits = []

@@ -4,6 +4,8 @@ A map of knowledge `m` (H, W, H·W) says of every place which pixels it knows. T
 publications in plain NumPy, so that what a network is found to see can be compared with what it should see.
 """
 
+import math
+
 import numpy as np
 
 
@@ -144,6 +146,30 @@ def image_transformer(m, options, event):
     return m
 
 
+def sparse_transformer(chain, event):
+    """What comes before in its block, by the layers' patterns (Child et al. 2019, section 4.2)."""
+    n, options = math.prod(event), chain.args
+    t, j = np.indices((n, n))
+    m = j == t - 1  # what a place is given
+    for layer in range(options["layers"]):
+        seen = np.any([sparse_mask(chain, head, layer, n) for head in range(options["heads"])], 0)
+        m = seen @ m
+    return m
+
+
+def sparse_mask(chain, head, layer, n):
+    """(n, n) bool: where a head of a layer looks."""
+    options, window = chain.args, n if chain.event else chain.window
+    length, summary = chain.layers[0].look.length, options["summary"]
+    t, j = np.indices((n, n))
+    same, t, j = (j <= t) & (j // window == t // window), t % window, j % window
+    if options["attention"] == "strided":
+        rows = options["heads"] // 2 + (options["heads"] % 2 == 1 and layer % 2 == 0)
+        return same & ((t - j < length) if head < rows else (t - j) % length == 0)
+    end = length - summary * (head % max(1, length // max(1, summary)))
+    return same & ((t // length == j // length) | ((end - summary <= j % length) & (j % length < end)))
+
+
 def with_channels(m, event):
     """(N, N) bool: a conditional knows all channels of the pixels that m knows, and those before it of its own."""
     channels = event[2]
@@ -170,4 +196,5 @@ REACH = {
     "ride": reach(ride),
     "image-transformer": reach(image_transformer),
     "pixelcnn-pp": pixelcnn_pp,
+    "sparse-transformer": sparse_transformer,
 }

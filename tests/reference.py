@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 from scipy import special
 
-from chainrule.engine.program import FIXED, LOCAL, STRIDED, Op
+from chainrule.engine.program import FIXED, LOCAL, SPREAD, STRIDED, Op
 
 F = np.float32
 
@@ -509,30 +509,41 @@ class Reference:
         return logits
 
     def attend(self, op, f, r, c):
-        heads, pattern, length, summary = op.numbers
-        now, m = (f * self.H + r) * self.W + c, self.math
-        seen = [
-            j
-            for j in range(now + 1)
-            if {
-                LOCAL: now - j < length,
-                STRIDED: (now - j) % length == 0,
-                FIXED: now // length == j // length or j % length >= length - summary,
-            }.get(pattern, True)
-        ]
+        heads, now, m = op.numbers[0], (f * self.H + r) * self.W + c, self.math
         q = self.read(op.reads[0], f, r, c)
-        k, v = (
-            np.stack([self.read(read, *np.unravel_index(j, (self.F, self.H, self.W))) for j in seen], 1)
-            for read in op.reads[1:]
-        )  # (lanes, T, n)
         d, out = q.shape[1] // heads, np.zeros_like(q)
         scale = m.dtype(1) / np.sqrt(m.dtype(d))
-        for lane, head in np.ndindex(self.lanes, heads):
+        for head in range(heads):
             part = slice(head * d, (head + 1) * d)
-            scores = np.array([m.dot(q[lane, part], key) * scale for key in k[lane, :, part]], m.dtype)
-            shares = m.exp(scores - scores.max())
-            y, total = np.zeros(d, m.dtype), m.dtype(0)
-            for share, value in zip(shares, v[lane, :, part], strict=True):
-                total, y = total + share, y + share * value
-            out[lane, part] = y / total
+            places = [
+                np.unravel_index(j, (self.F, self.H, self.W))
+                for j in range(now + 1)
+                if looks(op, head, now, j)
+            ]
+            k, v = (
+                np.stack([self.read(read, *place)[:, part] for place in places], 1) for read in op.reads[1:]
+            )  # (lanes, T, d)
+            for lane in range(self.lanes):
+                scores = np.array([m.dot(q[lane, part], key) * scale for key in k[lane]], m.dtype)
+                shares = m.exp(scores - scores.max())
+                y, total = np.zeros(d, m.dtype), m.dtype(0)
+                for share, value in zip(shares, v[lane], strict=True):
+                    total, y = total + share, y + share * value
+                out[lane, part] = y / total
         return out
+
+
+def looks(op, head, now, j):
+    """Whether a head of an `attend` looks from pixel `now` at pixel j <= now."""
+    _, pattern, length, summary, *window = op.numbers
+    if window:
+        if now // window[0] != j // window[0]:
+            return False
+        now, j = now % window[0], j % window[0]
+    end = length - summary * (head % max(1, length // max(1, summary)) if pattern == SPREAD else 0)
+    return {
+        LOCAL: now - j < length,
+        STRIDED: (now - j) % length == 0,
+        FIXED: now // length == j // length or j % length >= length - summary,
+        SPREAD: now // length == j // length or end - summary <= j % length < end,
+    }.get(pattern, True)

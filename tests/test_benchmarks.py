@@ -217,7 +217,7 @@ def test_gpt_speed_times_one_model_on_all_sides(benchmark, monkeypatch):
     before = torch.get_num_threads()
     rows = {row["side"]: row for row in module.measured(options)}
     torch.set_num_threads(before)
-    assert {"engine", "floor"} <= rows.keys() <= {"engine", "transformers", "floor"}
+    assert {"engine", "floor"} <= rows.keys() <= {"engine", "llama.cpp", "transformers", "floor"}
     assert rows["engine"]["tokens/s"] > 0
     assert rows["floor"]["MB a token"] == 4 * (12 * 16 * 16 + 16 * 9) / 1e6
 
@@ -231,6 +231,23 @@ def test_text_training_gives_both_ways_the_same_time(benchmark, monkeypatch):
     assert all(row["steps"] > 0 and 1 < row["nats"] < np.log(256) for row in rows)
 
 
+def test_auxiliary_losses_are_compared_at_equal_time(benchmark, monkeypatch):
+    module = benchmark("auxiliary_losses")
+    text = np.random.default_rng(0).integers(97, 100, 3000).astype(np.uint8)
+    monkeypatch.setattr(module, "load", lambda name, split: Dataset([text], 256, "text"))
+    monkeypatch.setattr(module, "LEARN", 2500)
+    monkeypatch.setattr(module, "CHECK", 500)
+    options = argparse.Namespace(
+        layers=[2], losses=["all", "last", "next"], width=8, batch=2, lr=0.01, seconds=0.4, seed=0
+    )
+    rows = list(module.measured(options))
+    assert [row["losses"] for row in rows] == options.losses
+    counts = [row["parameters"] for row in rows]
+    classifier = 256 * (8 + 1)
+    assert (counts[0] - counts[1], counts[1] - counts[2]) == (2 * classifier, classifier)
+    assert all(row["steps"] > 0 and 1 < row["nats"] < np.log(256) for row in rows)
+
+
 def test_text_minutes_scores_the_network_the_counts_and_both(benchmark, monkeypatch, tmp_path):
     module = benchmark("text_minutes")
     text = np.random.default_rng(0).integers(97, 100, (1, 3000)).astype(np.uint8)
@@ -239,9 +256,12 @@ def test_text_minutes_scores_the_network_the_counts_and_both(benchmark, monkeypa
         module, "fit", lambda data=None, model=None, **more: fit(of_text(data), model, **more)
     )
     of_text = lambda data: Dataset(text, 256, "text", ("a",)) if data == "shakespeare" else data  # noqa: E731
-    monkeypatch.setitem(module.SETTINGS, "shakespeare", {0.002: {"width": 8, "embed": 4, "dropout": 0.0}})
+    sizes = {"width": 8, "embed": 4, "dropout": 0.0}
+    monkeypatch.setitem(module.SETTINGS, "shakespeare", {"mlstm": {0.002: sizes}})
     monkeypatch.setitem(module.COUNTS, "shakespeare", {"bits": 10})
-    options = argparse.Namespace(data="shakespeare", folder=tmp_path, minutes=None, peer=None, seed=0)
+    options = argparse.Namespace(
+        data="shakespeare", model="mlstm", folder=tmp_path, minutes=None, peer=None, seed=0
+    )
     rows = list(module.measured(options))
     assert [row["model"] for row in rows] == ["counting", "mlstm", "mixture"]
     assert rows[2]["nats_per_char"] < rows[1]["nats_per_char"] < np.log(256)

@@ -16,13 +16,16 @@ from torch.nn import functional as F
 
 import contracts
 from chainrule import complete, sample, store, train
-from chainrule.chains import CHAINS, gated_pixelcnn, mixture
+from chainrule.chains import CHAINS, gated_pixelcnn, mixture, sparse_transformer
+from chainrule.chains import deep_attention as deep
 from chainrule.chains.char_lstm import CharLSTM
+from chainrule.chains.deep_attention import DeepAttention
 from chainrule.chains.gated_pixelcnn import GatedPixelCNN
 from chainrule.chains.gpt import GPT
 from chainrule.chains.mlstm import MultiplicativeLSTM
+from chainrule.chains.sparse_transformer import SparseTransformer
 from chainrule.engine import Builder
-from chainrule.layers import conv, pixels, sequence
+from chainrule.layers import attention, conv, pixels, sequence, sparse_attention
 from chainrule.model import Chain
 from contracts import (
     check_branches,
@@ -102,6 +105,12 @@ class ScoresAnotherDistribution(Good):
 class LossForgetsTheLastItem(Good):
     def loss(self, x, context=None):
         return super().loss(x[:-1], None if context is None else context[:-1])
+
+
+class AuxiliaryLossFirst(Good):
+    def loss(self, x, context=None):
+        loss = super().loss(x, context)
+        return torch.stack([2 * loss, loss])
 
 
 class NatsInSinglePrecision(Good):
@@ -568,6 +577,7 @@ BROKEN = [
     (check_sums_to_one, NeverImpossible, {}, TEXT),
     (check_sums_to_one, ScoresAnotherDistribution, {}, TEXT),
     (check_sums_to_one, LossForgetsTheLastItem, {}, TEXT),
+    (check_sums_to_one, AuxiliaryLossFirst, {}, TEXT),
     (check_sums_to_one, NatsInSinglePrecision, {}, TEXT),
     (check_sums_to_one, SeesItself, {}, TEXT),
     (check_sums_to_one, MeanOfSymbols, {}, TEXT),
@@ -882,43 +892,48 @@ def test_an_lstm_that_reads_both_ways_is_caught(monkeypatch, cls):
 
 
 def attends(change):
-    """A GPT's attention in PyTorch with changed arguments: q, k, v, mask, dropout, is_causal."""
-    plain = F.scaled_dot_product_attention
-    return lambda q, k, v, mask, dropout, is_causal: plain(*change(q, k, v, mask, dropout, is_causal))
+    """Attention over the positions of a block whose mask is another one."""
+    return lambda q, k, v, mask, dropout: F.scaled_dot_product_attention(q, k, v, change(q))
 
 
-def sees_all(q, k, v, mask, dropout, is_causal):
-    return q, k, v, mask, dropout, False
+def sees_all(q):
+    return torch.ones(q.shape[2], q.shape[2], dtype=torch.bool)
 
 
-def sees_the_next(q, k, v, mask, dropout, is_causal):
-    return q, k, v, torch.ones(q.shape[2], k.shape[2], dtype=torch.bool).tril(1), dropout, False
+def sees_the_next(q):
+    return sees_all(q).tril(1)
 
 
-def mask_that_large_scores_beat(q, k, v, mask, dropout, is_causal):
-    return q, k, v, torch.full((q.shape[2],) * 2, -1e4, dtype=q.dtype).triu(1), dropout, False
+def mask_that_large_scores_beat(q):
+    return torch.full((q.shape[2],) * 2, -1e4, dtype=q.dtype).triu(1)
 
 
+in_blocks = pytest.mark.parametrize("cls", [GPT, DeepAttention])
+
+
+@in_blocks
 @pytest.mark.parametrize("change", [sees_all, sees_the_next])
-def test_a_gpt_that_looks_ahead_is_caught(monkeypatch, change):
-    chain = randomised(GPT(symbols=3, width=8, layers=2, heads=2, window=4), TEXT)
+def test_a_chain_in_blocks_that_looks_ahead_is_caught(monkeypatch, change, cls):
+    chain = randomised(cls(symbols=3, width=8, layers=2, heads=2, window=4), TEXT)
     check_causality(chain, TEXT)
-    monkeypatch.setattr(F, "scaled_dot_product_attention", attends(change))
+    monkeypatch.setattr(attention, "attention", attends(change))
     with pytest.raises(AssertionError, match="leaks into"):
         check_causality(chain, TEXT)
 
 
-def test_a_gpt_whose_mask_is_no_infinity_is_caught(monkeypatch):
-    chain = randomised(GPT(symbols=3, width=8, layers=2, heads=2, window=4), TEXT)
+@in_blocks
+def test_a_chain_in_blocks_whose_mask_is_no_infinity_is_caught(monkeypatch, cls):
+    chain = randomised(cls(symbols=3, width=8, layers=2, heads=2, window=4), TEXT)
     check_extremes(chain, TEXT)
-    monkeypatch.setattr(F, "scaled_dot_product_attention", attends(mask_that_large_scores_beat))
+    monkeypatch.setattr(attention, "attention", attends(mask_that_large_scores_beat))
     with pytest.raises(AssertionError):
         check_extremes(chain, TEXT)
 
 
+@in_blocks
 @pytest.mark.parametrize("pattern", ["local", "full"])
-def test_a_gpt_whose_cache_grows_stale_at_the_end_of_a_block_is_caught(monkeypatch, pattern):
-    chain = randomised(GPT(symbols=3, width=8, layers=2, heads=2, window=2), TEXT)
+def test_a_chain_in_blocks_whose_cache_grows_stale_at_the_end_of_a_block_is_caught(monkeypatch, pattern, cls):
+    chain = randomised(cls(symbols=3, width=8, layers=2, heads=2, window=2), TEXT)
     check_engine(chain, TEXT)
     attend = Builder.attend
     monkeypatch.setattr(
@@ -928,19 +943,132 @@ def test_a_gpt_whose_cache_grows_stale_at_the_end_of_a_block_is_caught(monkeypat
         check_engine(chain, TEXT)
 
 
-def test_a_gpt_whose_blocks_forget_the_symbol_before_them_is_caught(monkeypatch):
-    chain, wide = randomised(GPT(symbols=3, width=8, layers=2, heads=2, window=2), TEXT), (4,)
+@in_blocks
+def test_a_chain_in_blocks_whose_blocks_forget_the_symbol_before_them_is_caught(monkeypatch, cls):
+    chain, wide = randomised(cls(symbols=3, width=8, layers=2, heads=2, window=2), TEXT), (4,)
     check_walk(chain, wide)
-    blocks = GPT._blocks
+    blocks = cls._blocks
 
     def broken(self, z):
         found = blocks(self, z).clone()
         found[1:, 0] = self.nothing
         return found
 
-    monkeypatch.setattr(GPT, "_blocks", broken)
+    monkeypatch.setattr(cls, "_blocks", broken)
     with pytest.raises(AssertionError, match="walk and parallel"):
         check_walk(chain, wide)
+
+
+def test_positions_of_one_layer_that_a_program_forgets_are_caught(monkeypatch):
+    chain = randomised(DeepAttention(symbols=3, width=8, layers=2, heads=2, window=4), TEXT)
+    check_engine(chain, TEXT)
+    program = deep.Layer.program
+
+    def broken(self, p, u, window):
+        first = self is chain.layers[0]
+        with monkeypatch.context() as patch:
+            patch.setattr(p, "constant_cycle", lambda table: p.constant(table[0] * first, clock="pixel"))
+            return program(self, p, u, window)
+
+    monkeypatch.setattr(deep.Layer, "program", broken)
+    with pytest.raises(AssertionError, match="walk and parallel"):
+        check_engine(chain, TEXT)
+
+
+@pytest.mark.parametrize("missing", [{"done": 1.0}, {"done": 0.25}])
+def test_auxiliary_losses_that_are_over_from_the_start_are_caught(monkeypatch, missing):
+    chain = randomised(DeepAttention(symbols=3, width=8, layers=2, heads=2, window=4), TEXT)
+    check_gradients(chain, TEXT)
+    loss = DeepAttention.loss
+    monkeypatch.setattr(DeepAttention, "loss", lambda self, x, context: loss(self, x, context, **missing))
+    with pytest.raises(AssertionError, match=r"no gradient reaches classifiers\.0\.0"):
+        check_gradients(chain, TEXT)
+
+
+def sparse(attention, event=None, **more):
+    tiny = {"stride": 3, "summary": 1, "width": 8, "layers": 2, "heads": 2, "window": 8}
+    shape = event or (8,)
+    return randomised(SparseTransformer(3, event, attention=attention, **tiny | more), shape), shape
+
+
+def without_masks(q, k, v, mask, is_causal, scale, plain=F.scaled_dot_product_attention):
+    return plain(q, k, v, scale=scale)
+
+
+def masks_that_are_no_infinity(q, k, v, mask, is_causal, scale, plain=F.scaled_dot_product_attention):
+    if mask is None:
+        mask = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool).tril()
+    return plain(q, k, v, torch.where(mask, 0.0, -1e4).to(q), scale=scale)
+
+
+def next_of_its_row(length, device, band=sparse_attention.band):
+    return band(length, device).roll(1, 1)
+
+
+def own_summary_too(said, rows, length, summary, device, plain=sparse_attention.rows_below):
+    mask = plain(said, rows, length, summary, device)
+    mask[:-1, :, :said] = mask[1:, :, :said].clone()  # what the row below may look at
+    return mask
+
+
+SPARSE_LEAKS = [
+    ("strided", F, "scaled_dot_product_attention", without_masks),
+    ("fixed", F, "scaled_dot_product_attention", without_masks),
+    ("strided", sparse_attention, "band", next_of_its_row),
+    ("fixed", sparse_attention, "rows_below", own_summary_too),
+]
+
+
+@pytest.mark.parametrize(("attention", "where", "name", "broken"), SPARSE_LEAKS)
+def test_sparse_attention_that_looks_ahead_is_caught(monkeypatch, attention, where, name, broken):
+    chain, event = sparse(attention)
+    check_causality(chain, event)
+    monkeypatch.setattr(where, name, broken)
+    with pytest.raises(AssertionError, match="leaks into"):
+        check_causality(chain, event)
+
+
+@pytest.mark.parametrize("attention", ["strided", "fixed"])
+def test_sparse_attention_whose_mask_is_no_infinity_is_caught(monkeypatch, attention):
+    chain, _ = sparse(attention)
+    check_extremes(chain, (5,))
+    monkeypatch.setattr(F, "scaled_dot_product_attention", masks_that_are_no_infinity)
+    with pytest.raises(AssertionError):
+        check_extremes(chain, (5,))
+
+
+@pytest.mark.parametrize("lost", [0, 2])
+def test_a_sparse_transformer_that_has_lost_one_of_its_patterns_is_caught(monkeypatch, lost):
+    event = (3, 3, 1)
+    check_causality(*sparse("strided", event))
+    monkeypatch.setattr(
+        sparse_transformer, "Strided", lambda length, rows: sparse_attention.Strided(length, lost)
+    )
+    with pytest.raises(AssertionError, match="must reach, and does not"):
+        check_causality(*sparse("strided", event))
+
+
+@pytest.mark.parametrize("change", [{"pattern": "full"}, {"window": 0}, {"length": 2}, {"pattern": "fixed"}])
+@pytest.mark.parametrize("attention", ["strided", "fixed"])
+def test_a_sparse_step_that_looks_elsewhere_is_caught(monkeypatch, attention, change):
+    chain, event = sparse(attention, window=7)
+    check_engine(chain, event)
+    attend = Builder.attend
+
+    def broken(self, q, k, v, heads, pattern, length, **more):
+        return attend(self, q, k, v, heads, **{"pattern": pattern, "length": length, **more, **change})
+
+    monkeypatch.setattr(Builder, "attend", broken)
+    with pytest.raises(AssertionError, match="walk and parallel"):
+        check_engine(chain, event)
+
+
+def test_a_sparse_step_that_forgets_how_scores_are_scaled_is_caught(monkeypatch):
+    chain, event = sparse("fixed", keys=4)
+    check_engine(chain, event)
+    monkeypatch.setattr(sparse_transformer.math, "sqrt", lambda x: 1.0)
+    with pytest.raises(AssertionError, match="walk and parallel"):
+        check_engine(chain, event)
 
 
 @pytest.mark.parametrize("symbol", ["as if it had come already", "forgotten"])

@@ -79,7 +79,7 @@ def neighbourhood(chain, event):
 
 
 def blocks(chain, event):
-    """What a GPT sees: the symbol before its block, and what comes before in the block."""
+    """What a chain in blocks sees: the symbol before its block, and what comes before in the block."""
     i, j = np.indices((math.prod(event),) * 2)
     return (j < i) & (j >= i // chain.window * chain.window - 1)
 
@@ -93,15 +93,21 @@ REACH = {
     "uniform": nothing,
     "gated-pixelcnn": neighbourhood,
     "gpt": blocks,
+    "deep-attention": blocks,
     **reach.REACH,
 }  # the others: everything before
 PLAIN = {
     "gated-pixelcnn": {"position": False, "width": 8, "head": 16, "mix": 16},
     "image-transformer": {"units": 0, "head": 32},
     "gpt": {"window": 1},
+    "deep-attention": {"window": 1},
+    "sparse-transformer": {"window": 1},
 }  # settings in which only padding can tell a border
+BLOCKS = "blocks of {}: the symbols of its block before it, and the last one before the block"
 RULES = {  # of chains that see less than everything before
-    "gpt": "blocks of 4: the symbols of its block before it, and the last one before the block",
+    "gpt": BLOCKS.format(4),
+    "deep-attention": BLOCKS.format(4),
+    "sparse-transformer": BLOCKS.format(7),
 }
 UNTRAINED = {"uniform", "counting"}  # chains without parameters
 

@@ -290,19 +290,19 @@ def test_gates_and_norms_are_those_of_torch():
     check_line(lambda p, x: p.norm(x, w, b), lambda x: F.layer_norm(x, (6,), w.double(), b.double(), 1e-5))
 
 
-def seen(how, length, summary, t):
-    """(T, T) bool: pixel i looks at pixel j, Child et al. 2019."""
-    i, j = torch.arange(t)[:, None], torch.arange(t)[None]
-    causal = j <= i
-    return (
-        causal
-        & {
-            "full": causal,
-            "local": i - j < length,
-            "strided": (i - j) % length == 0,
-            "fixed": (i // length == j // length) | (j % length >= length - summary),
-        }[how]
-    )
+def seen(how, length, summary, window, heads, t):
+    """(heads, T, T) bool: pixel i looks at pixel j, Child et al. 2019."""
+    h, i, j = torch.arange(heads)[:, None, None], torch.arange(t)[:, None], torch.arange(t)[None]
+    causal = (j <= i) & (i // (window or t) == j // (window or t))
+    i, j = i % (window or t), j % (window or t)
+    end = length - summary * (h % max(1, length // max(1, summary)))
+    return causal & {
+        "full": causal,
+        "local": i - j < length,
+        "strided": (i - j) % length == 0,
+        "fixed": (i // length == j // length) | (j % length >= length - summary),
+        "spread": (i // length == j // length) | (j % length >= end - summary) & (j % length < end),
+    }[how].expand(heads, t, t)
 
 
 @pytest.mark.parametrize("heads", [1, 2, 3])
@@ -316,18 +316,23 @@ def seen(how, length, summary, t):
         ("fixed", 4, 1),
         ("fixed", 5, 0),
         ("fixed", 3, 9),
+        ("spread", 4, 1),
+        ("spread", 5, 2),
+        ("spread", 4, 0),
+        ("spread", 3, 9),
     ],
 )
-def test_attention_is_masked_softmax_attention_over_the_whole_sequence(how, length, summary, heads):
+@pytest.mark.parametrize("window", [0, 1, 6, 7])
+def test_attention_is_masked_softmax_attention(how, length, summary, window, heads):
     g = torch.Generator().manual_seed(3)
     w = [torch.randn(6, 6, generator=g) for _ in range(3)]
 
     def make(p, x):
-        return p.attend(*(p.dense(x, weight=m) for m in w), heads, how, length, summary)
+        return p.attend(*(p.dense(x, weight=m) for m in w), heads, how, length, summary, window)
 
     def formula(x):
         q, k, v = ((x @ m.double()).unflatten(-1, (heads, -1)).transpose(1, 2) for m in w)
-        mask = seen(how, length, summary, x.shape[1])
+        mask = seen(how, length, summary, window, heads, x.shape[1])
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
 
     check_line(make, formula)
@@ -1451,6 +1456,8 @@ ATTENDED = [
     ({"heads": 0}, "the number of heads is 0"),
     ({"length": 0}, "the length of a pattern is 0"),
     ({"summary": -1}, "the length of a pattern is -1"),
+    ({"window": -1}, "the window of an attention is -1"),
+    ({"window": 1 << 21}, "the window of an attention is 2097152"),
 ]
 
 

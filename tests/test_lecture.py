@@ -20,6 +20,7 @@ from chainrule.errors import ChainruleError
 from chainrule.layers.gabor import fit_gabors
 from chainrule.lecture import (
     FIGURES,
+    attention_patterns,
     bits_a_byte,
     class_samples,
     code_traversals,
@@ -263,6 +264,22 @@ def test_a_way_along_a_unit_changes_nothing_else():
 
 
 # ---- images pixel by pixel -----------------------------------------------------------------------------
+
+
+def test_attention_patterns_are_those_of_the_definitions(tmp_path):
+    full, strided, fixed = lecture("attention-patterns", tmp_path, size="tiny")["rows"]
+    t, j = np.indices((16, 16))
+    before = j <= t
+    near = (t - j < 4) & before
+    assert full["scores"] == before.sum()
+    assert strided["scores"] == (near | (before & ((t - j) % 4 == 0))).sum()
+    rows = (t // 4 == j // 4) & before  # and the last two of each row above, one for either head
+    assert fixed["scores"] == (rows | (before & (j % 4 >= 2) & (j // 4 < t // 4))).sum()
+    assert [row["layers"] for row in (full, strided, fixed)] == [1, 2, 2]
+
+
+def test_an_attention_that_never_reaches_all_is_said_to_take_as_many_layers_as_there_are_positions():
+    assert attention_patterns.row("none", np.eye(5, dtype=bool), 2)["layers"] == 5
 
 
 def test_what_is_seen_of_the_past(tmp_path):

@@ -15,6 +15,7 @@ LEVELS = {
     "errors": -1,
     "jit": -1,
     "randomness": -1,
+    "muon": 1,
     "data": 0,
     "coding": 0,
     "archive": 0,

@@ -101,11 +101,11 @@ SOME_TEXTS = Dataset(
 )
 
 
-@pytest.mark.parametrize("name", ["char-lstm", "mlstm", "gpt"])
+@pytest.mark.parametrize("name", ["char-lstm", "mlstm", "gpt", "deep-attention"])
 def test_a_training_with_a_carried_state_goes_on_from_any_step_with_the_same_bits(name):
     def training(seed):
         args = {"symbols": 4, "width": 6, "dropout": 0.2, "classes": 2}
-        args |= {"heads": 2, "window": 9} if name == "gpt" else {}
+        args |= {"heads": 2, "window": 9} if name in ("gpt", "deep-attention") else {}
         chain = store.build(name, args, TABLE, seed)
         return Training(chain, batch_at, Plan(steps=13, lr=0.01, seed=5), chain.rest(4))
 
@@ -119,7 +119,7 @@ def test_a_training_with_a_carried_state_goes_on_from_any_step_with_the_same_bit
         states.append(stored(state.arrays()))
     carried = [
         tensors["carried"] for tensors, _ in states if tensors["carried"].numel()
-    ]  # of a GPT nothing is
+    ]  # of chains in blocks nothing is
     assert not any(torch.equal(one, other) for one, other in pairwise(carried))
     for k, (tensors, counters) in enumerate(states):
         rest = training(1)
@@ -167,6 +167,46 @@ def test_weights_that_are_shared_are_averaged_under_both_names():
     averaged = training.averaged()
     assert torch.equal(averaged["first.weight"], averaged["second.weight"])
     assert not torch.equal(averaged["second.weight"], model.second.weight)
+
+
+class Scheduled(nn.Module):
+    """Its loss is made of two, the second of which counts less and less."""
+
+    SCHEDULED = True
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor([3.0, 4.0]))
+        self.heard = []
+
+    def loss(self, *, done):
+        self.heard.append((float(done), done.dtype, done.shape))
+        first, second = self.weight.square()
+        return torch.stack([first, (1 - done.float()) * second])
+
+
+def test_a_vector_of_losses_is_minimised_as_a_sum_and_told_as_its_first_number():
+    model = Scheduled()
+    training = Training(model, lambda step: (), Plan(steps=8, lr=0.1, clip=math.inf))
+    for state in training:
+        np.testing.assert_allclose(model.weight.grad[0] ** 2 / 4, state.loss, rtol=1e-6)
+        assert model.weight.grad[1] > 0
+    assert model.heard == [(step / 8, torch.float64, ()) for step in range(8)]
+
+
+def test_a_schedule_follows_the_clock_and_goes_on_where_it_was(monkeypatch):
+    monkeypatch.setattr(train.time, "perf_counter", Clock())
+    plan = Plan(minutes=4 / 60, compile=False)  # steps of half a second
+    whole, half, rest = (Training(Scheduled(), lambda step: (), plan) for _ in range(3))
+    for training in (whole, half):
+        for state in training:
+            if training is half and state.step == 3:
+                break
+    rest.restore(*stored(half.arrays()))
+    assert len(list(rest)) == 5
+    assert [done for done, *_ in whole.model.heard] == [step / 8 for step in range(8)]
+    assert half.model.heard + rest.model.heard == whole.model.heard
+    same_arrays(rest.arrays()[0], whole.arrays()[0])
 
 
 def test_the_learning_rate_rises_in_the_warmup_and_falls_to_zero():

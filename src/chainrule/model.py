@@ -37,6 +37,7 @@ class Chain(nn.Module, ABC):
         KINDS: the kinds of data it can be fitted to.
         PASSAGE: of a chain that learns in one pass over its data, in order (`learn`): symbols a step; 0: of no other.
         ADAPTS: whether it goes on learning within an event: a text is better not cut into pieces.
+        SCHEDULED: whether `loss` and `loss_from` also take `done`, the share of a training that is over, 0 to 1.
         AXES, channels: how its step program, if it states one, sees an event: see `chainrule.engine`.
 
     A chain may state `program(p)`: the same conditionals, one symbol at a time, as calls of the builder `p`
@@ -47,12 +48,16 @@ class Chain(nn.Module, ABC):
     `loss_from(state, x, before, context) -> (loss, state)`. With "carry" in its TRAINING it then learns from streams
     that read on from step to step (`chainrule.data.streams`): truncated back-propagation through time. The "window" in
     TRAINING is the symbols of a step, or the name of the constructor argument that says how many.
+
+    A chain with auxiliary losses gives vectors as losses: the first number is the mean −log p, and training minimises
+    the sum. What changes with the time of a training is given `done`, see SCHEDULED.
     """
 
     SIZES: ClassVar[dict[str, dict[str, Any]]] = {}
     KINDS: ClassVar[tuple[str, ...]] = ()
     PASSAGE: ClassVar[int] = 0
     ADAPTS: ClassVar[bool] = False
+    SCHEDULED: ClassVar[bool] = False
     AXES: ClassVar[str] = "line"
     symbols: int
     event: tuple[int, ...] | None = None
@@ -105,7 +110,10 @@ class Chain(nn.Module, ABC):
         yield from self.logits(x, context).reshape(len(x), -1, self.symbols).split(size, 1)
 
     def loss(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """What training minimises: the mean negative log-likelihood a symbol in nats, a scalar."""
+        """What training minimises: the mean negative log-likelihood a symbol in nats, a scalar.
+
+        Where there are auxiliary losses: a vector, of which training minimises the sum, and whose first number it is.
+        """
         logits = self.logits(x, context)
         return nn.functional.cross_entropy(logits.reshape(-1, self.symbols), x.reshape(-1).long())
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.optim import AdamW
 
 from chainrule.errors import ChainruleError
+from chainrule.muon import Muon, between_layers
 from chainrule.randomness import random_numbers, seed_of
 
 Batch = tuple[Tensor, ...]
@@ -35,6 +37,7 @@ class Plan:
             A compiled training that is resumed goes on well, but not with the same bits.
         bfloat16: compute the loss in bfloat16 where that loses little (weights and their averages stay in single
             precision); only with a budget in minutes, and on a processor that multiplies such numbers itself.
+        muon: step the matrices between the layers by `chainrule.muon.Muon`; all else is Adam's.
     """
 
     minutes: float | None = None
@@ -47,6 +50,7 @@ class Plan:
     clip: float = 1.0
     compile: bool | None = None
     bfloat16: bool = False
+    muon: bool = False
 
     @property
     def mixed(self) -> bool:
@@ -126,7 +130,9 @@ class Training:
 
     Args:
         model: has parameters and `loss(*batch)`, whose gradient Adam follows; or `learn(*batch, rate) -> loss`, a rule
-            of its own, whose state are buffers of the model.
+            of its own, whose state are buffers of the model. A loss may be a vector: its sum is minimised, its first
+            number reported. Where `model.SCHEDULED`, losses are also given `done`, the share of the budget that is
+            spent (a tensor without dimensions: a number would be compiled anew at every step).
         batch_at: step -> the batch of that step, a pure function.
         plan: the budget and the rates.
         carried: the state before the first step of a model that is trained on streams: `loss_from(carried, *batch)`
@@ -144,7 +150,7 @@ class Training:
         self.carried = carried
         self.batch_at, self.plan = batch_at, plan
         self.params = dict(model.named_parameters())
-        self.optimizer: Any = None if hasattr(model, "learn") else adam(self.params.values(), plan)
+        self.optimizer: Any = None if hasattr(model, "learn") else optimizer_of(model, plan)
         self.average = {k: p.detach().clone() for k, p in self.params.items()} if plan.average else {}
         self.step, self.seconds, self.loss = 0, 0.0, math.nan
         self.note = ""  # what was decided about compiling
@@ -185,18 +191,20 @@ class Training:
         """A step of the optimizer; gives the loss before it."""
         for group in self.optimizer.param_groups:
             group["lr"] = rate
+        scheduled = getattr(self.model, "SCHEDULED", False)
+        more = {"done": torch.tensor(self.done, dtype=torch.float64)} if scheduled else {}
         with torch.autocast("cpu", torch.bfloat16, enabled=self.plan.mixed):
             if self.carried is None:
-                loss = loss_of(*batch)
+                loss = loss_of(*batch, **more)
             else:
-                loss, after = loss_of(self.carried, *batch)
+                loss, after = loss_of(self.carried, *batch, **more)
                 self.carried = after.detach()
         self.optimizer.zero_grad()
-        loss.backward()
+        loss.sum().backward()
         if self.plan.clip < math.inf:
             nn.utils.clip_grad_norm_(self.params.values(), self.plan.clip)
         self.optimizer.step()
-        return loss
+        return loss.flatten()[0]
 
     def averaged(self) -> dict[str, Tensor]:
         """The state of the model with the averaged weights."""
@@ -250,16 +258,19 @@ def take(current: dict[str, Tensor], tensors: dict[str, Tensor]) -> None:
             tensor.copy_(tensors[name])
 
 
-def adam(parameters: Iterable[nn.Parameter], plan: Plan) -> torch.optim.AdamW:
+def optimizer_of(model: nn.Module, plan: Plan) -> AdamW:
     """The optimizer; only weights decay, not biases. Its state is whole from the start, as after a first step."""
-    every = list(parameters)
+    matrices = between_layers(model) if plan.muon else []
+    inner = {id(p) for p in matrices}
+    every = [p for p in model.parameters() if id(p) not in inner]
     groups = [
         {"params": [p for p in every if decays(p)], "weight_decay": decay}
         for decay, decays in ((plan.weight_decay, lambda p: p.ndim > 1), (0.0, lambda p: p.ndim <= 1))
     ]
     if not plan.weight_decay:
         groups = [{"params": every, "weight_decay": 0.0}]  # one call instead of two
-    optimizer = torch.optim.AdamW(groups, lr=plan.lr, betas=(0.9, 0.99), fused=True)
+    settings: dict[str, Any] = {"lr": plan.lr, "betas": (0.9, 0.99), "fused": True}
+    optimizer = Muon(matrices, groups, plan.mixed, **settings) if matrices else AdamW(groups, **settings)
     for p in every:
         zeros = {"exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
         optimizer.state[p] = {"step": torch.zeros(()), **zeros}
@@ -311,10 +322,10 @@ def for_one_shape(loss_of):
     compiled = torch.compile(loss_of, dynamic=False)
     shapes: list[list[torch.Size]] = []
 
-    def chosen(*batch: Tensor) -> Tensor:
+    def chosen(*batch: Tensor, **more: Tensor) -> Any:
         shape = [t.shape for t in batch]
         shapes[:] = shapes or [shape]
-        return compiled(*batch) if shape == shapes[0] else loss_of(*batch)
+        return (compiled if shape == shapes[0] else loss_of)(*batch, **more)
 
     return chosen
 

@@ -17,5 +17,7 @@ CHAINS = {
     "char-lstm": "chainrule.chains.char_lstm:CharLSTM",
     "mlstm": "chainrule.chains.mlstm:MultiplicativeLSTM",
     "gpt": "chainrule.chains.gpt:GPT",
+    "deep-attention": "chainrule.chains.deep_attention:DeepAttention",
+    "sparse-transformer": "chainrule.chains.sparse_transformer:SparseTransformer",
     "mixture": "chainrule.chains.mixture:Mixture",
 }

@@ -10,11 +10,9 @@ from torch.nn import functional as F
 
 from chainrule.errors import ChainruleError
 from chainrule.layers import gpt2
-from chainrule.layers.attention import PreNorm, norm_program
+from chainrule.layers.attention import PreNorm, dropped, norm_program, start_small
 from chainrule.layers.blocks import InBlocks, of_rows, within_texts
 from chainrule.model import check_sizes
-
-SPREAD = 0.02  # standard deviation of the weights at the start
 
 
 class GPT(InBlocks):
@@ -60,7 +58,7 @@ class GPT(InBlocks):
         "paper": {"width": 768, "layers": 12, "heads": 12, "window": 1024, "dropout": 0.1},
     }
     KINDS = ("text", "array")
-    TRAINING = {"batch": 16, "lr": 3e-3, "window": "window", "bfloat16": True, "carry": True}
+    TRAINING = {"batch": 16, "lr": 6e-3, "window": "window", "bfloat16": True, "carry": True, "muon": True}
 
     def __init__(
         self,
@@ -86,20 +84,11 @@ class GPT(InBlocks):
         self.embed = nn.Embedding(symbols + (begin is None), width)
         self.positions = nn.Embedding(window, width)
         self.condition = nn.Embedding(classes, width) if classes else None
-        self.drop = nn.Dropout(dropout)
+        self.dropout = dropout
         self.layers = nn.ModuleList(PreNorm(width, heads, dropout, bias) for _ in range(layers))
         self.norm = nn.LayerNorm(width, bias=bias)
         self.out = None if tied else nn.Linear(width, symbols, bias=False)
-        self._initialise()
-
-    def _initialise(self) -> None:
-        """Normal weights; what adds to u is smaller, so that u has the same size after any number of layers."""
-        adds = SPREAD * (2 * len(self.layers)) ** -0.5
-        for name, module in self.named_modules():
-            if isinstance(module, nn.Linear | nn.Embedding):
-                nn.init.normal_(module.weight, std=adds if name.endswith(("answer", "down")) else SPREAD)
-            if isinstance(module, nn.Linear) and module.bias is not None:
-                nn.init.zeros_(module.bias)
+        start_small(self, adds=2 * layers)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, begin: int | None = None) -> GPT:
@@ -152,7 +141,7 @@ class GPT(InBlocks):
         if self.condition is not None and context is not None:
             added = self.condition(of_rows(context, len(before)))
             u = u + (added if context.ndim == 2 else added[:, None])
-        u = self.drop(u)
+        u = dropped(u, self.dropout) if self.training else u
         for layer in self.layers:
             u = layer(u, mask)
         return self.norm(u)

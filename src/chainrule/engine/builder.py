@@ -255,18 +255,23 @@ class Builder:
         pattern: str = "full",
         length: int = 1,
         summary: int = 0,
+        window: int = 0,
     ) -> Handle:
         """Attention (Vaswani et al. 2017) of every pixel over the pixels j ≤ t before it and itself.
 
         Patterns (Child et al. 2019): "full": every j; "local": t - j < length; "strided": (t - j) % length
-        == 0; "fixed": j in the same stretch of `length` pixels, or among the last `summary` of any; "block": "fixed"
-        without a summary. Along a line no more is kept than "local" or "block" can look back at.
+        == 0; "fixed": j in the same stretch of `length` pixels, or among the last `summary` of any; "spread": "fixed",
+        and the summary of head s = 1, 2, ... is the `summary` before those of head s - 1, as often as that fits into
+        `length`; "block": "fixed" without a summary. With a `window` W pixels 0..W - 1, W..2 W - 1, ... are like events
+        of their own: t and j are counted from the first of them. Along a line no more is kept than a window, or what
+        "local" or "block" can look back at.
         """
         patterns = {"full": pr.FULL, "local": pr.LOCAL, "strided": pr.STRIDED, "fixed": pr.FIXED}
-        patterns["block"] = pr.FIXED
+        patterns |= {"block": pr.FIXED, "spread": pr.SPREAD}
         if pattern not in patterns:
             raise ChainruleError(f"there is no pattern {pattern!r}: choose from {', '.join(patterns)}")
-        numbers = (heads, patterns[pattern], length, 0 if pattern == "block" else summary)
+        numbers = [heads, patterns[pattern], length, 0 if pattern == "block" else summary]
+        numbers += [window] if window else []
         return self._op("attend", query.width, (query, keys, values), (), numbers)
 
     def fold(self, left: Any, right: Any) -> np.ndarray:

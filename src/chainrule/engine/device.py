@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from chainrule.engine.kernels import attended, first_seen
+from chainrule.engine.kernels import run_of, runs_of
 from chainrule.engine.layout import place
 from chainrule.engine.mixing import SIZE, Mixer, memories
-from chainrule.engine.program import HEAVIEST, LEAST, MIXING, Op, Program, Read, clocks, mixer_of
+from chainrule.engine.program import HEAVIEST, LEAST, MIXING, Op, Program, Read, clocks, looks_of, mixer_of
 
 
 def gate(x: Tensor) -> Tensor:
@@ -303,18 +303,28 @@ class Device:
         return logits
 
     def _attend(self, op: Op, frame: int, row: int, column: int) -> Tensor:
-        heads, pattern, length, summary = op.numbers
-        now = (frame * self.dims[1] + row) * self.dims[2] + column
-        looks, first = (f.py_func for f in (attended, first_seen))  # type: ignore[attr-defined]  # as the kernels do
-        begin, stride = first(pattern, length, summary, now)
-        seen = np.array([j for j in range(begin, now + 1, stride) if looks(pattern, length, summary, now, j)])
-        q, k, v = (
-            self._read(op.reads[0], frame, row, column),
-            *(
-                self.values[read.value].flatten(0, 2)[seen & self.stores[read.value].mask].transpose(0, 1)
-                for read in op.reads[1:]
-            ),
-        )
-        q, k, v = (x.unflatten(-1, (heads, -1)) for x in (q, k, v))  # (lanes, [T,] heads, d)
-        share = torch.softmax(torch.einsum("bhd,bthd->bth", q, k) / q.shape[-1] ** 0.5, 1)
-        return torch.einsum("bth,bthd->bhd", share, v).flatten(1)
+        now, heads = (frame * self.dims[1] + row) * self.dims[2] + column, op.numbers[0]
+        query = self._read(op.reads[0], frame, row, column).unflatten(-1, (heads, -1))  # (lanes, heads, d)
+        keys, values = (self.values[read.value].flatten(0, 2) for read in op.reads[1:])  # (places, lanes, n)
+        rings = [self.stores[read.value].mask for read in op.reads[1:]]
+        told = []
+        for head, q in enumerate(query.unbind(1)):
+            seen, part = looked_at(op, head, now), slice(head * q.shape[-1], (head + 1) * q.shape[-1])
+            k, v = (
+                z[seen & ring, :, part] for z, ring in zip((keys, values), rings, strict=True)
+            )  # (T, lanes, d)
+            share = torch.softmax(torch.einsum("bd,tbd->bt", q, k) / q.shape[-1] ** 0.5, 1)
+            told.append(torch.einsum("bt,tbd->bd", share, v))
+        return torch.cat(told, 1)
+
+
+def looked_at(op: Op, head: int, now: int) -> np.ndarray:
+    """The pixels that a head of an `attend` looks at from the pixel `now`, in order."""
+    _, pattern, length, summary, window = looks_of(op)
+    begin = now - now % window if window else 0
+    runs, run = (f.py_func for f in (runs_of, run_of))  # type: ignore[attr-defined]  # as the kernels do
+    parts = [
+        run(pattern, length, summary, head, now - begin, i)
+        for i in range(runs(pattern, length, summary, now - begin))
+    ]
+    return np.concatenate([begin + first + np.arange(many) * apart for first, many, apart in parts])

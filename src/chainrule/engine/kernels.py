@@ -16,7 +16,7 @@ from chainrule.engine import layout as at
 from chainrule.engine import program
 from chainrule.engine.layout import CODES
 from chainrule.engine.mixing import learn, predict, working_room
-from chainrule.engine.program import FIXED, LOCAL, STRIDED
+from chainrule.engine.program import FIXED, LOCAL, SPREAD, STRIDED
 from chainrule.engine.simd import dot_16, tile_1x1, tile_1x2, tile_1x4, tile_4x1
 from chainrule.jit import bits_of_single, called, compiled, inlined, single_of_bits
 
@@ -320,42 +320,45 @@ def row_of(tables, read, column, group, i):
 
 
 @inlined
-def attended(pattern, length, summary, now, then):
-    """Whether the pixel `now` looks at the pixel `then`."""
-    if pattern == LOCAL:
-        return now - then < length
-    if pattern == STRIDED:
-        return (now - then) % length == 0
-    if pattern == FIXED:
-        return now // length == then // length or then % length >= length - summary
-    return True
+def runs_of(pattern, length, summary, now):
+    """How many runs of pixels at one distance the pixel `now` looks at, counted from the first of its window."""
+    return now // length + 1 if pattern >= FIXED and 0 < summary < length else 1
 
 
 @inlined
-def first_seen(pattern, length, summary, now):
-    """(the first pixel that the pixel `now` may look at, from there the distance to the next)."""
-    if pattern == LOCAL:
-        return max(0, now + 1 - length), 1
+def run_of(pattern, length, summary, head, now, i):
+    """(the first pixel, how many there are, the distance from one to the next) of the i-th of them, in order."""
+    first = 0
     if pattern == STRIDED:
-        return now % length, length
-    if pattern == FIXED and summary == 0:
-        return now - now % length, 1
-    return 0, 1
+        return now % length, now // length + 1, length
+    if pattern == LOCAL:
+        first = max(0, now + 1 - length)
+    elif pattern >= FIXED and summary < length:
+        if i < now // length and summary > 0:
+            before = head % (length // summary) if pattern == SPREAD else 0
+            return (i + 1) * length - summary * (before + 1), summary, 1
+        first = now - now % length
+    return first, now + 1 - first, 1
 
 
 @called
-def attend(memory, q, keys, values, step, rings, y, n, now, scores, pattern, length, summary, heads, spots):
+def attend(
+    memory, q, keys, values, step, rings, y, n, now, scores, pattern, length, summary, window, heads, spots
+):
     """One lane: q (n,), keys and values a `step` apart -> y (n,), head by head; sums in the order of time.
 
     rings: the masks of the places of keys and of values.
     """
     width = n // heads
     scale = ONE / np.sqrt(F(width))
-    begin, stride = first_seen(pattern, length, summary, now)
-    for first in range(0, n, width):
+    begin = now - now % window if window > 0 else 0
+    runs = runs_of(pattern, length, summary, now - begin)
+    for head in range(heads):
+        first = head * width
         top, count = F(-np.inf), 0
-        for then in range(begin, now + 1, stride):
-            if attended(pattern, length, summary, now, then):
+        for i in range(runs):
+            start, many, apart = run_of(pattern, length, summary, head, now - begin, i)
+            for then in range(begin + start, begin + start + many * apart, apart):
                 score = dot_16(memory, q + first, keys + (then & rings[0]) * step + first, width) * scale
                 memory[scores + count] = score
                 top = score if score > top else top
@@ -368,18 +371,17 @@ def attend(memory, q, keys, values, step, rings, y, n, now, scores, pattern, len
         to = U(y + first)
         for i in range(U(width)):
             memory[to + i] = ZERO
-        then, done = begin, 0
-        while done < count:
-            alike = count - done  # whose values lie at one distance
-            if pattern == FIXED and summary > 0:
-                while not attended(pattern, length, summary, now, then):
-                    then += 1
-                alike = 1
-            elif rings[1] != -1:
-                alike = min(alike, rings[1] + 1 - (then & rings[1]))
-            value = values + (then & rings[1]) * step + first
-            add_rows(memory, scores + done, alike, value, step * stride, y + first, width, spots)
-            then, done = then + alike * stride, done + alike
+        done = 0
+        for i in range(runs):
+            start, left, apart = run_of(pattern, length, summary, head, now - begin, i)
+            then = begin + start
+            while left > 0:
+                alike = left  # whose values lie at one distance
+                if rings[1] != -1:
+                    alike = min(left, (rings[1] - (then & rings[1])) // apart + 1)
+                value = values + (then & rings[1]) * step + first
+                add_rows(memory, scores + done, alike, value, step * apart, y + first, width, spots)
+                then, done, left = then + alike * apart, done + alike, left - alike
         for i in range(U(width)):
             memory[to + i] /= total
 
@@ -573,8 +575,9 @@ def run_rare(
             back = pixel - column  # `places` are those of this row
             first_key = tables.places[keys] + group + i * ldz - back * step
             first_value = tables.places[values] + group + i * ldz - back * step
-            how = pixel, ops[o, at.E] + group, ops[o, at.B], ops[o, at.C], ops[o, at.D], ops[o, at.A]
-            attend(memory, x + i * ldx, first_key, first_value, step, rings, to, n, *how, scratch.moved)
+            how = ops[o, at.B], ops[o, at.C], ops[o, at.D], ops[o, at.K], ops[o, at.A]
+            where = step, rings, to, n, pixel, ops[o, at.E] + group
+            attend(memory, x + i * ldx, first_key, first_value, *where, *how, scratch.moved)
 
 
 @called

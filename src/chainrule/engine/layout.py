@@ -15,7 +15,18 @@ from typing import NamedTuple
 import numpy as np
 
 from chainrule.engine.mixing import MOST_ORDERS, ORDER, SIZE, Curves, curves
-from chainrule.engine.program import EARLY, MIXING, Op, Program, Read, caches, clocks, look_back, mixer_of
+from chainrule.engine.program import (
+    EARLY,
+    MIXING,
+    Op,
+    Program,
+    Read,
+    caches,
+    clocks,
+    look_back,
+    looks_of,
+    mixer_of,
+)
 from chainrule.errors import ChainruleError
 
 VECTOR = 16
@@ -300,8 +311,8 @@ class Lowering:
         elif op.kind in MIXING:
             self.mix(op, out, weights)
         elif op.kind == "attend":
-            a, b, c, d = op.numbers
-            self.emit("attend", out, op.reads, a=a, b=b, c=c, d=d, e=self.scratch)
+            a, b, c, d, k = looks_of(op)
+            self.emit("attend", out, op.reads, a=a, b=b, c=c, d=d, k=k, e=self.scratch)
         else:
             weight = self.keep(weights[0]) if weights else 0
             self.emit(op.kind, out, op.reads, weight=weight)

@@ -138,8 +138,8 @@ OPS: dict[str, tuple[int | None, int, int | None, str]] = {
     "attend": (
         3,
         0,
-        4,
-        "softmax attention of x over keys y, values z: n heads, pattern, and its two numbers",
+        None,
+        "softmax attention of x over keys y, values z: n heads, pattern, its two numbers, and a window if any",
     ),
 }
 
@@ -149,7 +149,9 @@ ONTO = ("dense onto", "dense here onto")  # both begin with a copy of their firs
 HERE = ("constant here", "dense here onto", "here")  # their weights, or what they read, belong to the pixel
 EARLY = ("once", "frame", "back", "row")  # the clocks that tick for more than one pixel
 LEAST, HEAVIEST = -20.0, 8.0  # in a blend: the smallest ln p, and the largest weight learned
-FULL, LOCAL, STRIDED, FIXED = range(4)  # patterns of attention: see `Builder.attend`; "block" is FIXED
+FULL, LOCAL, STRIDED, FIXED, SPREAD = range(
+    5
+)  # patterns of attention: see `Builder.attend`; "block" is FIXED
 
 
 @dataclass(frozen=True)
@@ -282,8 +284,14 @@ def mixer_of(program: Program, op: Op) -> np.ndarray:
 
 def look_back(op: Op) -> int:
     """How many pixels, its own included, an `attend` may have to look back over; 0: all there are."""
-    _, pattern, length, summary = op.numbers
-    return length if pattern == LOCAL or (pattern == FIXED and not summary) else 0
+    _, pattern, length, summary, window = looks_of(op)
+    near = pattern == LOCAL or (pattern in (FIXED, SPREAD) and not summary)
+    return min(length, window or length) if near else window
+
+
+def looks_of(op: Op) -> tuple[int, ...]:
+    """Heads, pattern, length, summary and window of an `attend`; window 0: the event."""
+    return (*op.numbers, 0)[:5]
 
 
 def caches(program: Program) -> dict[int, int]:
@@ -578,11 +586,14 @@ def _norm(program, op, n, widths):
 
 
 def _attend(program, op, n, widths):
-    heads, pattern, a, b = op.numbers
+    require(len(op.numbers) in (4, 5), f"an attention has {len(op.numbers)} numbers: it takes 4 or 5")
+    heads, pattern, a, b = op.numbers[:4]
     within(heads, 1, n, "the number of heads")
-    within(pattern, FULL, FIXED, "the pattern of an attention")
+    within(pattern, FULL, SPREAD, "the pattern of an attention")
     within(a, 1, MOST_AWAY, "the length of a pattern")
     within(b, 0, MOST_AWAY, "the length of a pattern")
+    for window in op.numbers[4:]:
+        within(window, 1, MOST_WIDTH, "the window of an attention")
     _, keys, values = op.reads
     caches = program.values[keys.value], program.values[values.value]
     plain = all(v.every == 1 and v.clock == "pixel" and not v.carried for v in caches)

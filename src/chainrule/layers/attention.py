@@ -1,10 +1,23 @@
-"""Layers of self-attention, and what they are in a step program."""
+"""Layers of self-attention, and what they are in a step program.
+
+On a processor PyTorch's own attention is slow on blocks as short as a laptop trains on (above all its gradient in
+bfloat16), and so are its random numbers for dropout: both are written out here.
+
+    N items times heads, R blocks, S symbols of a block, D width, d = D / heads
+"""
 
 from __future__ import annotations
+
+import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+LONGEST = 512  # symbols of a block whose shares (S, S) are kept for the gradient
+CACHED = 1 << 18  # shares that are worked on at a time, so that they stay in the cache
+SPREAD = 0.02  # standard deviation of the weights at the start
 
 
 class PreNorm(nn.Module):
@@ -20,26 +33,131 @@ class PreNorm(nn.Module):
 
     def forward(self, u: Tensor, mask: Tensor | None = None) -> Tensor:
         """`mask`: (R, 1, S, S) where a position may look; None: at its own and all before."""
-        q, k, v = self.ask(self.ask_norm(u)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        dropout = self.dropout if self.training else 0.0
-        seen = F.scaled_dot_product_attention(q, k, v, mask, dropout, is_causal=mask is None)
-        u = u + self._dropped(self.answer(seen.transpose(1, 2).flatten(2)))  # (R, heads, S, d) -> (R, S, D)
+        seen = attended(self.ask(self.ask_norm(u)), self.heads, mask, self.dropout if self.training else 0.0)
+        u = u + self._dropped(self.answer(seen))
         hidden = F.gelu(self.up(self.up_norm(u)), approximate="tanh")
         return u + self._dropped(self.down(hidden))
 
     def _dropped(self, x: Tensor) -> Tensor:
-        return F.dropout(x, self.dropout, self.training)
+        return dropped(x, self.dropout) if self.training else x
 
     def program(self, p, u, window: int):
-        n = norm_program(p, u, self.ask_norm)
-        biases = [None] * 3 if self.ask.bias is None else self.ask.bias.chunk(3)
-        q, k, v = (
-            p.dense(n, weight=w.T, bias=b) for w, b in zip(self.ask.weight.chunk(3), biases, strict=True)
-        )
-        seen = p.attend(q, k, v, self.heads, pattern="block", length=window)
+        seen = attended_program(p, norm_program(p, u, self.ask_norm), self.ask, self.heads, window)
         u = p.add(u, dense_program(p, seen, self.answer))
         hidden = p.pointwise("gelu", dense_program(p, norm_program(p, u, self.up_norm), self.up))
         return p.add(u, dense_program(p, hidden, self.down))
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, dropout: float = 0.0) -> Tensor:
+    """Σ_j softmax_j(q_t · k_j / √d) v_j of blocks (R, heads, S, d) -> the same shape.
+
+    Args:
+        mask: (R, 1, S, S) the j that t looks at; None: all up to t.
+        dropout: the share of the shares that is dropped.
+    """
+    if not written_out(q) or q.shape[-2] > LONGEST:
+        return F.scaled_dot_product_attention(q, k, v, mask, dropout, is_causal=mask is None)
+    size = q.shape[-2]
+    if mask is None:
+        mask = torch.ones(size, size, dtype=torch.bool, device=q.device).tril()[None, None]
+    added = torch.zeros(mask.shape, dtype=q.dtype).masked_fill_(~mask, -math.inf)
+    added = added.expand(*q.shape[:2], size, size) if len(mask) > 1 else added[0]
+    kept = keeps((*q.shape[:3], size), dropout, q.dtype).flatten(0, 1) if dropout else None
+    return Attention.apply(*(x.flatten(0, 1) for x in (q, k, v)), added.flatten(0, -3), kept).view_as(q)
+
+
+class Attention(torch.autograd.Function):
+    """Attention with its gradient written out, some rows of (N, S, ·) at a time.
+
+    With shares p = softmax(q kᵀ / √d + added), what is told is o = (p ∘ kept) v, and for the gradient g by o
+
+        by v: (p ∘ kept)ᵀ g        by p: g vᵀ ∘ kept        by the scores: p ∘ (by p - Σ g ∘ o)
+    """
+
+    @staticmethod
+    def forward(ctx: Any, q, k, v, added, kept):
+        shares, told = q.new_empty(*q.shape[:2], k.shape[1]), torch.empty_like(v)
+        for i in pieces(shares):
+            mask = added[i] if len(added) > 1 else added
+            scores = torch.baddbmm(mask, q[i], k[i].transpose(1, 2), alpha=q.shape[-1] ** -0.5)
+            torch.softmax(scores, -1, out=shares[i])
+            torch.bmm(times(shares[i], kept, i), v[i], out=told[i])
+        ctx.save_for_backward(q, k, v, shares, told, kept)
+        return told
+
+    @staticmethod
+    def backward(ctx: Any, by_told):
+        q, k, v, shares, told, kept = ctx.saved_tensors
+        by_q, by_k, by_v = (torch.empty_like(x) for x in (q, k, v))
+        total = (by_told * told).sum(-1, keepdim=True)
+        for i in pieces(shares):
+            torch.bmm(times(shares[i], kept, i).transpose(1, 2), by_told[i], out=by_v[i])
+            by_scores = times(torch.bmm(by_told[i], v[i].transpose(1, 2)), kept, i)
+            by_scores.sub_(total[i]).mul_(shares[i]).mul_(q.shape[-1] ** -0.5)
+            torch.bmm(by_scores, k[i], out=by_q[i])
+            torch.bmm(by_scores.transpose(1, 2), q[i], out=by_k[i])
+        return by_q, by_k, by_v, None, None
+
+
+def pieces(shares: Tensor) -> list[slice]:
+    """Rows of (N, S, S) that are worked on together."""
+    size = max(1, CACHED // max(1, shares[:1].numel()))
+    return [slice(i, i + size) for i in range(0, len(shares), size)]
+
+
+def times(x: Tensor, kept: Tensor | None, rows: slice) -> Tensor:
+    """x, times some rows of `kept` if there is one."""
+    return x if kept is None else x * kept[rows]
+
+
+def dropped(x: Tensor, share: float) -> Tensor:
+    """Dropout (Srivastava et al. 2014): a share of x becomes 0, the rest larger by as much."""
+    return x * keeps(x.shape, share, x.dtype) if share and written_out(x) else F.dropout(x, share)
+
+
+def written_out(x: Tensor) -> bool:
+    """Whether x is for what this file writes out: on a processor, and not where a compiler rewrites everything."""
+    return x.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+def keeps(shape: tuple[int, ...] | torch.Size, share: float, dtype: torch.dtype) -> Tensor:
+    """Factors of dropout: 0 for a random share, in 256ths, else what keeps the mean at 1.
+
+    One byte is drawn for each, which is many times as fast as a number in single precision.
+
+    >>> sorted(keeps((1000,), 0.25, torch.float32).unique().tolist())
+    [0.0, 1.3333333730697632]
+    """
+    count, drop = math.prod(shape), min(255, max(1, round(256 * share)))
+    drawn = torch.empty(-(-count // 8), dtype=torch.int64).random_(-(1 << 63), None).view(torch.uint8)[:count]
+    return (drawn >= drop).to(dtype).mul_(256 / (256 - drop)).view(shape)
+
+
+def attended(x: Tensor, heads: int, mask: Tensor | None, dropout: float) -> Tensor:
+    """Queries, keys and values (R, S, 3 D), shared by `heads` -> what is seen (R, S, D); see `PreNorm` for `mask`."""
+    q, k, v = x.unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)  # (R, heads, S, d) each
+    return attention(q, k, v, mask, dropout).transpose(1, 2).flatten(2)
+
+
+def attended_program(p, x, ask: nn.Linear, heads: int, window: int):
+    """The same of `ask(x)` as operations of a step program, in blocks of `window` positions."""
+    biases = [None] * 3 if ask.bias is None else ask.bias.chunk(3)
+    parts = zip(ask.weight.chunk(3), biases, strict=True)
+    q, k, v = (p.dense(x, weight=weight.T, bias=bias) for weight, bias in parts)
+    return p.attend(q, k, v, heads, pattern="block", length=window)
+
+
+def start_small(model: nn.Module, adds: int, adding: tuple[str, ...] = ("answer", "down")) -> None:
+    """Normal weights; of the `adds` modules that add to u, with names that end in one of `adding`, smaller ones.
+
+    So u has the same size after any number of layers (Radford et al. 2019, section 2.3).
+    """
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear | nn.Embedding):
+            less = adds**-0.5 if name.endswith(adding) else 1.0
+            nn.init.normal_(module.weight, std=SPREAD * less)
+        if isinstance(module, nn.Linear) and module.bias is not None:
+            nn.init.zeros_(module.bias)
 
 
 def norm_program(p, u, layer: nn.LayerNorm):

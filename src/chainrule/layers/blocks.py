@@ -8,10 +8,12 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from chainrule.layers.ordered import check_shape
 from chainrule.layers.sequence import before_each
 from chainrule.model import Chain, pick
 
@@ -20,7 +22,7 @@ LOGITS = 1 << 22  # and numbers: 2048 symbols of an alphabet of 2048
 
 
 class InBlocks(Chain):
-    """A chain over events of any shape, in blocks of `window` symbols (abstract).
+    """A chain over events of any shape, or of one, in blocks of `window` symbols (abstract).
 
     Blocks are the positions 0..window - 1, window..2 window - 1, ...: the first position of a block knows the symbol
     before it and no other, the last one all of its block. So the parallel pass and the step agree on texts of any
@@ -59,15 +61,21 @@ class InBlocks(Chain):
     def _head(self, u: Tensor) -> Tensor:
         """(..., D) -> logits (..., K)."""
 
+    def order(self, event: tuple[int, ...]) -> np.ndarray:
+        """C order; one clear line for an event of another shape than a chain takes that knows one."""
+        if self.event is not None:
+            check_shape(event, self.event)
+        return super().order(event)
+
     def logits(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """x (B, *event) -> (B, *event, K)."""
-        flat = x.flatten(1).long()
+        flat = self._flat(x)
         u = self._run(self._blocks(before_each(flat, self.nothing)), context)
         return self._head(joined(u, flat)).reshape(*x.shape, self.symbols)
 
     def log_probs(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """log p of every symbol (B, *event) in nats, float64; some blocks at a time."""
-        flat = x.flatten(1).long()
+        flat = self._flat(x)
         if not flat.numel():
             return x.double()
         before, symbols = (self._blocks(z) for z in (before_each(flat, self.nothing), flat))
@@ -83,7 +91,7 @@ class InBlocks(Chain):
 
     def stretches(self, x: Tensor, context: Tensor | None = None, size: int = CHUNK) -> Iterator[Tensor]:
         """The logits (B, size, K) of one stretch after another, each from the blocks that it lies in."""
-        before = before_each(x.flatten(1).long(), self.nothing)
+        before = before_each(self._flat(x), self.nothing)
         for first in range(0, before.shape[1], size):
             begin = first - first % self.window
             part = before[:, begin : first + size]
@@ -102,12 +110,21 @@ class InBlocks(Chain):
             before: (B, T) what came before each symbol, −1 where nothing did: there positions begin anew.
             context: (B, T) classes.
         """
+        logits = self._head(joined(self._run(*self._windows(before, context)), x))
+        return F.cross_entropy(logits.flatten(0, 1).float(), x.flatten().long()), state
+
+    def _windows(self, before: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """What `_run` is given of the windows (B, T) of a training, as `loss_from` is given them."""
         begins = before < 0
         symbols = self._blocks(before.masked_fill(begins, self.nothing))
         classes = None if context is None else self._blocks(context)
-        inner = self._blocks(begins) if begins[:, 1:].any() else None
-        logits = self._head(joined(self._run(symbols, classes, inner), x))
-        return F.cross_entropy(logits.flatten(0, 1).float(), x.flatten().long()), state
+        return symbols, classes, self._blocks(begins) if begins[:, 1:].any() else None
+
+    def _flat(self, x: Tensor) -> Tensor:
+        """(B, *event) -> (B, N), checked as by `order`."""
+        if self.event is not None:
+            check_shape(tuple(x.shape[1:]), self.event)
+        return x.flatten(1).long()
 
     def _blocks(self, z: Tensor) -> Tensor:
         """(B, T) -> (B · blocks, S): consecutive positions; what the last block of a row lacks is 0."""
@@ -133,7 +150,12 @@ def within_texts(begins: Tensor) -> tuple[Tensor, Tensor]:
     >>> place.tolist(), mask.int().tolist()
     ([[0, 1, 0]], [[[[1, 0, 0], [1, 1, 0], [0, 0, 1]]]])
     """
+    count, text = torch.arange(begins.shape[1], device=begins.device), begins.cumsum(1)
+    mask = (text[:, :, None] == text[:, None]) & (count[:, None] >= count)
+    return places_in_texts(begins), mask[:, None]
+
+
+def places_in_texts(begins: Tensor) -> Tensor:
+    """Places (R, S) counted from where a text begins, or a row."""
     count = torch.arange(begins.shape[1], device=begins.device)
-    place = count - torch.where(begins, count, 0).cummax(1).values
-    text = begins.cumsum(1)
-    return place, ((text[:, :, None] == text[:, None]) & (count[:, None] >= count))[:, None]
+    return count - torch.where(begins, count, 0).cummax(1).values

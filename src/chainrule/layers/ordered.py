@@ -72,10 +72,7 @@ class Line(nn.Module):
 
     def check(self, event: tuple[int, ...]) -> None:
         """One clear line for an event of another shape."""
-        if tuple(event) != self.event:
-            raise ChainruleError(
-                f"an event has shape {tuple(event)}, the model takes {self.event}: crop or resize it"
-            )
+        check_shape(event, self.event)
 
     def enter(self, x: Tensor) -> Tensor:
         """Events x (B, *event) -> (B, N, F): ψ of the symbols in the order of the chain."""
@@ -137,6 +134,14 @@ def one_shape(data: Any, name: str) -> dict[str, Any]:
     if data.event is None:
         raise ChainruleError(f"{name} needs events of one shape, and these differ: resize or crop them first")
     return {"symbols": data.levels, "event": tuple(map(int, data.event)), "classes": len(data.classes)}
+
+
+def check_shape(event: tuple[int, ...], wanted: tuple[int, ...]) -> None:
+    """One clear line for an event of another shape than the one that a model takes."""
+    if tuple(event) != wanted:
+        raise ChainruleError(
+            f"an event has shape {tuple(event)}, the model takes {wanted}: crop or resize it"
+        )
 
 
 def check_given(classes: int, context: Tensor | None) -> None:

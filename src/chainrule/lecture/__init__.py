@@ -39,6 +39,7 @@ FIGURES = {
     "next-pixel": "chainrule.lecture.next_pixel",
     "bits-a-byte": "chainrule.lecture.bits_a_byte",
     "sentiment-neuron": "chainrule.lecture.sentiment_neuron",
+    "attention-patterns": "chainrule.lecture.attention_patterns",
 }
 FACTS = "facts.json"
 

@@ -108,6 +108,8 @@ def check_kept_options(name: str, options: dict[str, Any]) -> None:
     check_types(options, OPTIONS)
     check_options(None, None, 0, options["lr"], options["batch"], 0, 0)
     carry, cls = options.get("carry", False), store.resolve(name, TABLE)
+    if type(options.get("muon", False)) is not bool:
+        raise ValueError(f"muon is {options['muon']!r}")
     if type(carry) is not bool or (carry and not (hasattr(cls, "rest") and options["window"])):
         raise ValueError(f"carry is {carry!r}")
 

@@ -28,7 +28,7 @@ def training_options(
 ) -> Options:
     """Items a step, rate, window and so on: what the model suggests, unless something else was asked for.
 
-    A window that is a name is what that argument of the model is.
+    A window that is a name is what that argument of the model is; events of one shape are learned from whole.
     """
     cls = store.resolve(name, TABLE)
     suggested = {
@@ -37,12 +37,15 @@ def training_options(
         "window": None,
         "bfloat16": False,
         "carry": False,
+        "muon": False,
         "compile": None,
         **getattr(cls, "TRAINING", {}),
     }
     if isinstance(suggested["window"], str):
         argument = suggested["window"]
         suggested["window"] = args.get(argument, signature(cls).parameters[argument].default)
+    if args.get("event") is not None:
+        suggested |= {"window": None, "carry": False}
     given = {"batch": batch, "lr": lr, "compile": compile, "bfloat16": bfloat16}
     return {**suggested, **{k: v for k, v in given.items() if v is not None}}
 
@@ -102,7 +105,8 @@ def by_batches(
 
 def rates(options: Options) -> Options:
     """What a plan takes of the options."""
-    return {key: options[key] for key in ("lr", "compile", "bfloat16")}
+    muon = options.get("muon", False)  # runs of earlier versions say nothing about it
+    return {"muon": muon, **{key: options[key] for key in ("lr", "compile", "bfloat16")}}
 
 
 # ---- chains made of chains -----------------------------------------------------------------------------------
