@@ -40,7 +40,7 @@ class Bytes:
 
     def decode(self, symbols: Any) -> bytes:
         """The bytes that symbols (T,) spell."""
-        return np.asarray(symbols).astype(np.uint8).tobytes()
+        return np.asarray(symbols).astype(np.uint8, copy=False).tobytes()
 
     def sizes(self, symbols: Any) -> np.ndarray:
         """How many bytes each of symbols (T,) spells."""
@@ -85,17 +85,12 @@ class Tokens:
         Raises:
             ChainruleError: the package `tokenizers` is not installed.
         """
-        found = [symbol for part in self._parts(text) for symbol in self._encode(part)]
-        symbols = np.array(found, np.uint16)
-        if self.decode(symbols) != text:
-            raise ChainruleError(
-                "the tokens of a text spell another text: such an alphabet cannot be used, please report it"
-            )
-        return symbols
+        return np.concatenate([np.zeros(0, np.uint16), *map(self._encode, self._parts(text))])
 
     def decode(self, symbols: Any) -> bytes:
         """The bytes that symbols (T,) spell."""
-        return b"".join(map(self.pieces.__getitem__, np.asarray(symbols).tolist()))
+        some = (np.asarray(symbols[i : i + PART]).tolist() for i in range(0, len(symbols), PART))
+        return b"".join(b"".join(map(self.pieces.__getitem__, part)) for part in some)
 
     def sizes(self, symbols: Any) -> np.ndarray:
         """How many bytes each of symbols (T,) spells."""
@@ -136,13 +131,15 @@ class Tokens:
         """A text in parts that no token spans: a long one at once would take much memory."""
         return parts(text, whole=any(CUT.search(self.pieces[i]) for i in self.added))
 
-    def _encode(self, part: str) -> Iterator[int]:
+    def _encode(self, part: str) -> np.ndarray:
         known = STRAY.split(part)  # characters, stray bytes, characters, ...
-        strays = [*known[1::2], ""]
         encoded = self._tokenizer.encode_batch_fast(known[::2], add_special_tokens=False)
-        for one, stray in zip(encoded, strays, strict=True):
-            yield from one.ids
-            yield from map(self._single.__getitem__, stray)
+        pairs = zip(encoded, [*known[1::2], ""], strict=True)
+        ids = (i for one, strays in pairs for i in (*one.ids, *map(self._single.__getitem__, strays)))
+        symbols = np.fromiter(ids, np.uint16)
+        if self.decode(symbols) != part.encode("utf-8", "surrogateescape"):
+            raise ChainruleError("the tokens of a text spell another text: please report this alphabet")
+        return symbols
 
     def padded(self, symbols: int) -> Tokens:
         """The same for a model with more symbols: the others spell nothing."""
