@@ -14,7 +14,7 @@ once. One lane of the engine is computed by one thread, so it is measured with o
     floor         bytes of the weights of all products / the rate at which numpy's dot product reads memory here: what a
                   large model needs at least; a small one stays in the cache, and may be faster
 
-A peer that is not installed, or not given, is left out. Its logits must be those of chainrule, up to AGREE, or ROUGH for
+A peer that is not installed, or not given, is left out. Its logits must be those of chainrule up to AGREE, or ROUGH for
 llama.cpp, which takes its GELU from a table of half precision.
 """
 
