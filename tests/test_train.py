@@ -28,7 +28,7 @@ from chainrule.chains.uniform import Uniform
 from chainrule.codes.pca import PCA
 from chainrule.data import streams
 from chainrule.errors import ChainruleError
-from chainrule.layers import sequence
+from chainrule.layers import carried
 from chainrule.models import TABLE
 from chainrule.train import Plan, Training
 from contracts import events, mixed
@@ -708,7 +708,7 @@ def test_a_long_text_is_scored_with_carried_state(monkeypatch):
     chain = store.build("char-lstm", {"symbols": 5, "width": 7}, TABLE).double()
     text = np.random.default_rng(1).integers(0, 5, 103).astype(np.uint8)
     whole = score(chain, Dataset([text], levels=5, kind="text")).nats
-    monkeypatch.setattr(sequence, "CHUNK", 10)
+    monkeypatch.setattr(carried, "CHUNK", 10)
     np.testing.assert_allclose(score(chain, Dataset([text], levels=5, kind="text")).nats, whole, rtol=1e-12)
 
 

@@ -17,5 +17,6 @@ CHAINS = {
     "char-lstm": "chainrule.chains.char_lstm:CharLSTM",
     "mlstm": "chainrule.chains.mlstm:MultiplicativeLSTM",
     "gpt": "chainrule.chains.gpt:GPT",
+    "transformer-xl": "chainrule.chains.transformer_xl:TransformerXL",
     "mixture": "chainrule.chains.mixture:Mixture",
 }
