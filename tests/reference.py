@@ -340,6 +340,8 @@ class Reference:
             return self.read(op.reads[r % s * s + c % s], f, r, c)
         if op.kind == "attend":
             return self.attend(op, f, r, c)
+        if op.kind == "attend near":
+            return self.attend_near(op, f, r, c)
         x, w, m = (
             [self.read(read, f, r, c) for read in op.reads],
             [self.weights[n] for n in op.weights],
@@ -520,16 +522,35 @@ class Reference:
                 FIXED: now // length == j // length or j % length >= length - summary,
             }.get(pattern, True)
         ]
-        q = self.read(op.reads[0], f, r, c)
-        k, v = (
-            np.stack([self.read(read, *np.unravel_index(j, (self.F, self.H, self.W))) for j in seen], 1)
-            for read in op.reads[1:]
-        )  # (lanes, T, n)
-        d, out = q.shape[1] // heads, np.zeros_like(q)
+        q, (k, v) = self.read(op.reads[0], f, r, c), self.seen(op.reads[1:], seen)
+        return self.attended(heads, k, v, lambda lane, part, i: m.dot(q[lane, part], k[lane, i, part]))
+
+    def attend_near(self, op, f, r, c):
+        (heads, length), m = op.numbers, self.math
+        now, table = (f * self.H + r) * self.W + c, self.weights[op.weights[0]]
+        q, far = (self.read(read, f, r, c) for read in op.reads[:2])
+        first = max(0, now - length + 1)
+        k, v = self.seen(op.reads[2:], range(first, now + 1))
+
+        def score(lane, part, i):
+            return m.dot(q[lane, part], k[lane, i, part]) + m.dot(
+                far[lane, part], table[now - first - i, part]
+            )
+
+        return self.attended(heads, k, v, score)
+
+    def seen(self, reads, pixels):
+        """What is read of some pixels, (lanes, T, n) each."""
+        places = [np.unravel_index(j, (self.F, self.H, self.W)) for j in pixels]
+        return [np.stack([self.read(read, *place) for place in places], 1) for read in reads]
+
+    def attended(self, heads, k, v, score):
+        """Softmax attention; score(lane, the numbers of a head, which of the keys)."""
+        m, d, out = self.math, k.shape[2] // heads, np.zeros_like(k[:, 0])
         scale = m.dtype(1) / np.sqrt(m.dtype(d))
         for lane, head in np.ndindex(self.lanes, heads):
             part = slice(head * d, (head + 1) * d)
-            scores = np.array([m.dot(q[lane, part], key) * scale for key in k[lane, :, part]], m.dtype)
+            scores = np.array([score(lane, part, i) * scale for i in range(k.shape[1])], m.dtype)
             shares = m.exp(scores - scores.max())
             y, total = np.zeros(d, m.dtype), m.dtype(0)
             for share, value in zip(shares, v[lane, :, part], strict=True):

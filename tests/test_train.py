@@ -101,11 +101,12 @@ SOME_TEXTS = Dataset(
 )
 
 
-@pytest.mark.parametrize("name", ["char-lstm", "mlstm", "gpt"])
+@pytest.mark.parametrize("name", ["char-lstm", "mlstm", "gpt", "transformer-xl"])
 def test_a_training_with_a_carried_state_goes_on_from_any_step_with_the_same_bits(name):
     def training(seed):
         args = {"symbols": 4, "width": 6, "dropout": 0.2, "classes": 2}
-        args |= {"heads": 2, "window": 9} if name == "gpt" else {}
+        args |= {"heads": 2, "window": 9} if name in ("gpt", "transformer-xl") else {}
+        args |= {"memory": 5} if name == "transformer-xl" else {}
         chain = store.build(name, args, TABLE, seed)
         return Training(chain, batch_at, Plan(steps=13, lr=0.01, seed=5), chain.rest(4))
 

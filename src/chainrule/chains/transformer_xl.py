@@ -22,7 +22,7 @@ SPREAD = 0.02  # standard deviation of the weights at the start
 class TransformerXL(Carried):
     """Texts of any length by layers of self-attention, each position over itself and the `memory` before it.
 
-    With E the table of symbols, s_t the symbol before position t, R_n the sinusoids of the distance n, and M = `memory`:
+    With E the table of symbols, s_t the symbol before position t, R_n sinusoids of the distance n, and M = `memory`:
 
         input      x_t = √D E[s_t]
         scores     ((q_t + u) · k_j + (q_t + v) · W_r R_{t-j}) / √d   of t - M ≤ j ≤ t, u and v the same in all layers
@@ -91,9 +91,7 @@ class TransformerXL(Carried):
         self.embed = nn.Embedding(symbols + 1, width)  # the last row: "nothing yet"
         self.condition = nn.Embedding(classes, width) if classes else None
         self.biases = nn.Parameter(torch.empty(2, width))  # u and v
-        self.layers = nn.ModuleList(
-            Relative(width, heads, inner, dropout, norm_first) for _ in range(layers)
-        )
+        self.layers = nn.ModuleList(Relative(width, heads, inner, dropout, norm_first) for _ in range(layers))
         self.norm = nn.LayerNorm(width) if norm_first else None
         self.bias = nn.Parameter(torch.zeros(symbols))
         self.register_buffer("distances", torch.tensor(sinusoids(memory + 1, width)), persistent=False)
@@ -112,7 +110,8 @@ class TransformerXL(Carried):
     def context_rule(self) -> str:
         """A symbol enters one position after it came; from there each layer looks back as far again."""
         layers = len(self.layers)
-        return f"carried memory of {self.memory:,} in {layers} layers: the {layers * self.memory + 1:,} symbols before it"
+        most = layers * self.memory + 1
+        return f"carried memory of {self.memory:,} in {layers} layers: the {most:,} symbols before it"
 
     def rest(self, batch: int) -> Tensor:
         """The state (B, 1 + layers · M · D) before the first symbol: how many positions are known, then the memory."""
@@ -156,9 +155,12 @@ class TransformerXL(Carried):
         """before (B, T) of 0..K, K for "nothing yet" -> logits (B, T, K) and the new state."""
         known, memories = self._recalled(state, len(before))
         begin = begins(known, kept, before.shape[1])  # (B, T + 1)
+        first = memories[0].shape[1] + begin[:, :-1]
+        if state is not None and bool((first <= torch.arange(before.shape[1], device=first.device)).all()):
+            first = None  # it is so but near the beginning of a text
         x, after = self._input(before, context), []
         for layer, distances, memory in zip(self.layers, weights or self._weights(), memories, strict=True):
-            x, given = layer(x, memory, distances, self.biases, memory.shape[1] + begin[:, :-1])
+            x, given = layer(x, memory, distances, self.biases, first)
             after.append(last_of(memory, given, self.memory).flatten(1))
         known = (before.shape[1] - begin[:, -1:]).clamp(max=self.memory)
         x = self._dropped(x if self.norm is None else self.norm(x))
@@ -171,7 +173,9 @@ class TransformerXL(Carried):
         if state is None:
             nothing = self.bias.new_zeros(batch, layers, 0, self.width)
             return torch.zeros(batch, dtype=torch.long, device=nothing.device), list(nothing.unbind(1))
-        return state[:, 0].long(), list(state[:, 1:].unflatten(1, (layers, self.memory, self.width)).unbind(1))
+        return state[:, 0].long(), list(
+            state[:, 1:].unflatten(1, (layers, self.memory, self.width)).unbind(1)
+        )
 
     def _input(self, before: Tensor, context: Tensor | None) -> Tensor:
         """x (B, T, D) of symbols (B, T) and classes (B,) or (B, T)."""

@@ -41,7 +41,9 @@ class Carried(Chain):
 
     def logits(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """x (B, *event) -> (B, *event, K)."""
-        return torch.cat(list(self.stretches(x, context, self._segment(x))), 1).reshape(*x.shape, self.symbols)
+        return torch.cat(list(self.stretches(x, context, self._segment(x))), 1).reshape(
+            *x.shape, self.symbols
+        )
 
     def log_probs(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """log p of every symbol (B, *event) in nats, float64; the state is carried from segment to segment."""

@@ -1,6 +1,6 @@
 """Self-attention over the last positions of a text, with scores that know the distance (Dai et al. 2019, section 3.3).
 
-    B batch, T queries, m positions remembered, L distances 0..M that a query looks back over, H heads of d numbers
+B batch, T queries, m positions remembered, L distances 0..M that a query looks back over, H heads of d numbers
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Relative(nn.Module):
         self.ask_norm, self.up_norm = nn.LayerNorm(width), nn.LayerNorm(width)
 
     def forward(
-        self, x: Tensor, memory: Tensor, distances: Tensor, biases: Tensor, first: Tensor
+        self, x: Tensor, memory: Tensor, distances: Tensor, biases: Tensor, first: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """x (B, T, D) -> the same, and what its keys and values were made of (B, T, D): the next memory.
 
@@ -53,7 +53,7 @@ class Relative(nn.Module):
             memory: (B, m, D), what those before were made of.
             distances: (L, D), W_r R of 0..M.
             biases: u and v (2, D).
-            first: (B, T), the first position that each may look at; 0 is the first of the memory.
+            first: (B, T), the first position that each may look at, 0 the first of the memory; None: all in reach.
         """
         given = self.ask_norm(x) if self.norm_first else x
         asked = self._by_heads(self.ask(given), 3)
@@ -109,8 +109,8 @@ class Banded(torch.autograd.Function):
         table = distances[: near + 1].flip(0).permute(1, 2, 0).contiguous()  # (H, d, L), the largest first
         out, shares = torch.empty_like(ask_key), []
         for here, around in blocks(length, near):
-            hidden = first[:, here[2]] + (near - m - here[2].start)
-            p = shares_of(ask_key[here], ask_distance[here], keys[around], table, hidden)
+            seen = None if first is None else first[:, here[2]] + (near - m - here[2].start)
+            p = shares_of(ask_key[here], ask_distance[here], keys[around], table, seen)
             out[here] = torch.bmm(p, merged(values[around])).view_as(out[here])
             shares.append(p)
         ctx.save_for_backward(ask_key, ask_distance, keys, values, table, *shares)
@@ -123,7 +123,11 @@ class Banded(torch.autograd.Function):
         (m, reach, kind), near, scale = ctx.sizes, table.shape[-1] - 1, ask_key.shape[-1] ** -0.5
         by_out = by_out.unflatten(-1, (len(ask_key), -1)).permute(2, 0, 1, 3)
         by_ask_key, by_ask_distance = torch.empty_like(ask_key), torch.empty_like(ask_key)
-        by_keys, by_values, by_table = torch.empty_like(keys), torch.empty_like(values), torch.zeros_like(table)
+        by_keys, by_values, by_table = (
+            torch.empty_like(keys),
+            torch.empty_like(values),
+            torch.zeros_like(table),
+        )
         for (here, around), p in zip(blocks(ask_key.shape[2], near), shares, strict=True):
             by_here, query, key = merged(by_out[here]), merged(ask_key[here]), merged(keys[around])
             add_around(by_values[around], torch.bmm(p.transpose(1, 2), by_here), here, near)
@@ -154,7 +158,7 @@ def blocks(length: int, near: int) -> Iterator[tuple[Places, Places]]:
 
 
 def after_memory(x: Tensor, memory: Tensor, near: int) -> Tensor:
-    """The last `near` of the memory (B, m, H, d), zeros where it has not so many, then x (B, T, H, d): (H, B, .., d)."""
+    """The last `near` of the memory (B, m, H, d), zeros where it has fewer, then x (B, T, H, d): (H, B, near + T, d)."""
     batch, length, heads, d = x.shape
     found, m = x.new_empty(heads, batch, near + length, d), min(memory.shape[1], near)
     found[:, :, : near - m] = 0
@@ -184,7 +188,9 @@ def merged(x: Tensor) -> Tensor:
     return x.flatten(0, 1)
 
 
-def shares_of(ask_key: Tensor, ask_distance: Tensor, keys: Tensor, table: Tensor, first: Tensor) -> Tensor:
+def shares_of(
+    ask_key: Tensor, ask_distance: Tensor, keys: Tensor, table: Tensor, first: Tensor | None
+) -> Tensor:
     """What every query of a block takes of every value around it, (H · B, S, L - 1 + S).
 
     Query i sees the columns i to i + L - 1, from the largest distance to none. What the distances say, (S, L), is to
@@ -195,7 +201,7 @@ def shares_of(ask_key: Tensor, ask_distance: Tensor, keys: Tensor, table: Tensor
         ask_key, ask_distance: queries with u and with v (H, B, S, d).
         keys: (H, B, L - 1 + S, d).
         table: (H, d, L), the largest distance first.
-        first: (B, S), the first column that each query may look at.
+        first: (B, S), the first column that each query may look at; None: all of the band.
     """
     (heads, batch, size, d), count = ask_key.shape, table.shape[-1]
     wide, scale = count - 1 + size, d**-0.5
@@ -203,7 +209,7 @@ def shares_of(ask_key: Tensor, ask_distance: Tensor, keys: Tensor, table: Tensor
     scores[..., count:] = -math.inf
     scores = scores.as_strided((heads * batch, size, wide), (size * (wide + 1), wide, 1))
     scores.baddbmm_(merged(ask_key), merged(keys).transpose(1, 2), beta=scale, alpha=scale)
-    if bool((first > torch.arange(size, device=first.device)).any()):
+    if first is not None:
         hidden = torch.arange(wide, device=first.device) < first[..., None]
         scores.unflatten(0, (heads, batch)).masked_fill_(hidden, -math.inf)
     return scores.softmax(-1)
@@ -217,10 +223,10 @@ def shifted_back(x: Tensor, count: int) -> Tensor:
 
 @cache
 def sinusoids(count: int, width: int) -> np.ndarray:
-    """What stands for the distances n = 0..count - 1, (count, D) float32: sin(n w_i), then cos(n w_i), w_i = 10000^(-2i/D).
+    """What stands for the distances n = 0..count - 1, (count, D) float32: sin(n w_i), then cos(n w_i).
 
-    It is part of the model and not in its file. So w_i is that of whole numbers, and the rest of correctly rounded
-    operations: series for the first distance, from there on e^(i n w) = e^(i (n-1) w) e^(i w).
+    w_i is 10000^(-2i/D) (Vaswani et al. 2017, section 3.5). All this is part of the model and not in its file, so it is
+    made of correctly rounded operations only: a series for n = 1, from there on rotations by w_i.
 
     >>> np.abs(sinusoids(5000, 2)[:, 0] - np.sin(np.arange(5000))).max() < 1e-7
     True
