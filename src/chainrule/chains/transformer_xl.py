@@ -156,11 +156,11 @@ class TransformerXL(Carried):
         known, memories = self._recalled(state, len(before))
         begin = begins(known, kept, before.shape[1])  # (B, T + 1)
         first = memories[0].shape[1] + begin[:, :-1]
-        if state is not None and bool((first <= torch.arange(before.shape[1], device=first.device)).all()):
-            first = None  # it is so but near the beginning of a text
+        # all that is in reach is of the same text, but near its beginning
+        whole = state is not None and bool((first <= torch.arange(first.shape[1], device=first.device)).all())
         x, after = self._input(before, context), []
         for layer, distances, memory in zip(self.layers, weights or self._weights(), memories, strict=True):
-            x, given = layer(x, memory, distances, self.biases, first)
+            x, given = layer(x, memory, distances, self.biases, None if whole else first)
             after.append(last_of(memory, given, self.memory).flatten(1))
         known = (before.shape[1] - begin[:, -1:]).clamp(max=self.memory)
         x = self._dropped(x if self.norm is None else self.norm(x))

@@ -158,7 +158,7 @@ def blocks(length: int, near: int) -> Iterator[tuple[Places, Places]]:
 
 
 def after_memory(x: Tensor, memory: Tensor, near: int) -> Tensor:
-    """The last `near` of the memory (B, m, H, d), zeros where it has fewer, then x (B, T, H, d): (H, B, near + T, d)."""
+    """The last `near` of the memory (B, m, H, d), or zeros, then x (B, T, H, d): (H, B, near + T, d)."""
     batch, length, heads, d = x.shape
     found, m = x.new_empty(heads, batch, near + length, d), min(memory.shape[1], near)
     found[:, :, : near - m] = 0
