@@ -410,6 +410,38 @@ def device(chain, event, lanes, context):
     return Device(program_of(chain, np.float64), event, lanes, context, dtype=torch.float64)
 
 
+# ---- states -------------------------------------------------------------------------------------------------
+
+
+def check_carried(chain, event):
+    """Streams that are read window by window have the loss of their events, and no gradient flows into another window.
+
+    Events begin at the first symbol of a row, in the middle of a window, and at the first of a later one.
+    """
+    chain, length = copy.deepcopy(chain).double().eval(), 3 * max(2, math.prod(event) // 2)
+    x = events(chain, (length,), 3)
+    before = torch.cat([torch.full((3, 1), -1), x[:, :-1]], 1)
+    before[1, length // 3 + 1] = before[2, 2 * length // 3] = before[2, 1] = -1
+    context = None if mixed(chain, 3) is None else mixed(chain, 3)[:, None].expand(3, length)
+    cuts = [[0, *np.flatnonzero(row[1:].numpy() < 0) + 1, length] for row in before]
+    with torch.no_grad():
+        alone = [
+            -chain.log_prob(x[i : i + 1, a:b], None if context is None else context[i, :1]).item()
+            for i, row in enumerate(cuts)
+            for a, b in itertools.pairwise(row)
+        ]
+    for window in (length, length // 3, 1):
+        state, nats = chain.rest(3), 0.0
+        for a in range(0, length, window):
+            part = slice(a, a + window)
+            loss, state = chain.loss_from(
+                state, x[:, part], before[:, part], None if context is None else context[:, part]
+            )
+            assert state.grad_fn is None, "a gradient flows from window to window"
+            nats += float(loss.detach()) * x[:, part].numel()
+        np.testing.assert_allclose(nats, sum(alone), rtol=1e-9, err_msg="a stream is not its events")
+
+
 # ---- samples and completions ------------------------------------------------------------------------------
 
 

@@ -16,7 +16,7 @@ KINDS = (
     *("dense", "dense onto", "embed", "embed onto", "levels", "position", "select", "add", "multiply"),
     *("gate", "norm", "attend", "concat", "constant", "class", "features", "lstm", "mlstm", "memory", "part"),
     *("copy", "constant here", "dense here onto", "here", "total", "logistics", "logistic of", "mix"),
-    *("log softmax", "blend", "constant cycle"),
+    *("log softmax", "blend", "constant cycle", "attend near"),
 )
 # of an LSTM: its clock, and where the earlier hidden state and the earlier cell are (rows, columns), or carried
 STATES = [("pixel",), ("pixel", (0, -1), (0, -1)), ("pixel", (-1, 1), (-1, 0))]
@@ -106,6 +106,8 @@ class Writer:
             return self.mlstm(n)
         if kind == "attend":
             return self.attend(n)
+        if kind == "attend near":
+            return self.attend_near(n)
         if kind in ("logistics", "logistic of"):
             return self.logistic(kind, clock)
         if kind == "constant cycle":
@@ -252,13 +254,23 @@ class Writer:
 
     def attend(self, n):
         heads = self.rng.choice([h for h in (1, 2, 3, 4) if n % h == 0])
-        query = self.resized(self.reading("pixel"), n, "pixel")
-        keys, values = (self.resized(self.reading("pixel"), n, "pixel") for _ in range(2))
-        self.cached |= {keys.read.value, values.read.value}
+        query, keys, values = self.looking(n)
         how = self.rng.choice(["full", "local", "strided", "fixed", "spread", "block"])
-        self.pool += [keys, values]
         numbers = self.number(1, 5), self.number(0, 3), self.rng.choice([0, self.number(1, 9)])
         return self.p.attend(query, keys, values, heads, how, *numbers)
+
+    def attend_near(self, n):
+        heads = self.rng.choice([h for h in (1, 2, 3, 4) if n % h == 0])
+        far, table = self.resized(self.reading("pixel"), n, "pixel"), self.weight(self.number(1, 6), n)
+        query, keys, values = self.looking(n)
+        return self.p.attend_near(query, far, keys, values, table, heads)
+
+    def looking(self, n):
+        """A query, keys and values."""
+        query, keys, values = (self.resized(self.reading("pixel"), n, "pixel") for _ in range(3))
+        self.cached |= {keys.read.value, values.read.value}
+        self.pool += [keys, values]
+        return query, keys, values
 
     def finish(self):
         logits = []

@@ -340,6 +340,8 @@ class Reference:
             return self.read(op.reads[r % s * s + c % s], f, r, c)
         if op.kind == "attend":
             return self.attend(op, f, r, c)
+        if op.kind == "attend near":
+            return self.attend_near(op, f, r, c)
         x, w, m = (
             [self.read(read, f, r, c) for read in op.reads],
             [self.weights[n] for n in op.weights],
@@ -509,28 +511,48 @@ class Reference:
         return logits
 
     def attend(self, op, f, r, c):
-        heads, now, m = op.numbers[0], (f * self.H + r) * self.W + c, self.math
-        q = self.read(op.reads[0], f, r, c)
-        d, out = q.shape[1] // heads, np.zeros_like(q)
-        scale = m.dtype(1) / np.sqrt(m.dtype(d))
+        now, m, q = (f * self.H + r) * self.W + c, self.math, self.read(op.reads[0], f, r, c)
+
+        def seen(head):
+            return [j for j in range(now + 1) if looks(op, head, now, j)]
+
+        def score(lane, part, j, key):
+            return m.dot(q[lane, part], key)
+
+        return self.attended(op.numbers[0], op.reads[1:], seen, score)
+
+    def attend_near(self, op, f, r, c):
+        (heads, length), m = op.numbers, self.math
+        now, table = (f * self.H + r) * self.W + c, self.weights[op.weights[0]]
+        q, far = (self.read(read, f, r, c) for read in op.reads[:2])
+
+        def score(lane, part, j, key):
+            return m.dot(q[lane, part], key) + m.dot(far[lane, part], table[now - j, part])
+
+        return self.attended(
+            heads, op.reads[2:], lambda head: range(max(0, now - length + 1), now + 1), score
+        )
+
+    def attended(self, heads, reads, seen, score):
+        """Softmax attention: seen(head) are pixels; score(lane, the numbers of a head, pixel, its key)."""
+        m, heads_of = self.math, []
         for head in range(heads):
-            part = slice(head * d, (head + 1) * d)
-            places = [
-                np.unravel_index(j, (self.F, self.H, self.W))
-                for j in range(now + 1)
-                if looks(op, head, now, j)
-            ]
-            k, v = (
-                np.stack([self.read(read, *place)[:, part] for place in places], 1) for read in op.reads[1:]
-            )  # (lanes, T, d)
+            places = [(j, np.unravel_index(j, (self.F, self.H, self.W))) for j in seen(head)]
+            whole = [[self.read(read, *place) for _, place in places] for read in reads]
+            d = whole[0][0].shape[1] // heads
+            part, scale = slice(head * d, (head + 1) * d), m.dtype(1) / np.sqrt(m.dtype(d))
+            out = np.zeros((self.lanes, d), m.dtype)
             for lane in range(self.lanes):
-                scores = np.array([m.dot(q[lane, part], key) * scale for key in k[lane]], m.dtype)
+                k, v = ([x[lane, part] for x in several] for several in whole)
+                scores = [score(lane, part, j, key) * scale for (j, _), key in zip(places, k, strict=True)]
+                scores = np.array(scores, m.dtype)
                 shares = m.exp(scores - scores.max())
                 y, total = np.zeros(d, m.dtype), m.dtype(0)
-                for share, value in zip(shares, v[lane], strict=True):
+                for share, value in zip(shares, v, strict=True):
                     total, y = total + share, y + share * value
-                out[lane, part] = y / total
-        return out
+                out[lane] = y / total
+            heads_of.append(out)
+        return np.concatenate(heads_of, 1)
 
 
 def looks(op, head, now, j):

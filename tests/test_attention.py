@@ -1,4 +1,4 @@
-"""Attention of blocks with its gradient written out, and dropout from bytes."""
+"""Attention of blocks with its gradient written out."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from chainrule.layers import attention as at
-from chainrule.layers.attention import attention, dropped, keeps
+from chainrule.layers.attention import attention
 
 SIZES = st.integers(1, 5)
 
@@ -61,18 +61,3 @@ def test_long_blocks_and_other_devices_take_the_attention_of_pytorch(monkeypatch
     monkeypatch.setattr(at, "LONGEST", 8)
     monkeypatch.setattr(at, "Attention", None)
     torch.testing.assert_close(attention(*x), wanted)
-
-
-@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
-def test_dropout_keeps_the_mean(share):
-    kept = keeps((100_000,), share, torch.float64)
-    assert abs(float((kept == 0).double().mean()) - share) < 0.006
-    assert abs(float(kept.mean()) - 1) < 0.02
-    assert len(kept.unique()) == 2
-
-
-def test_dropout_is_drawn_from_the_seed_and_nothing_is_dropped_at_zero():
-    x = torch.ones(13)
-    first, again = (torch.random.manual_seed(5) and dropped(x, 0.5) for _ in range(2))
-    assert torch.equal(first, again)
-    assert torch.equal(dropped(x, 0.0), x)

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 import contracts
 from chainrule import complete, sample, store, train
-from chainrule.chains import CHAINS, gated_pixelcnn, mixture, sparse_transformer
+from chainrule.chains import CHAINS, gated_pixelcnn, mixture, sparse_transformer, transformer_xl
 from chainrule.chains import deep_attention as deep
 from chainrule.chains.char_lstm import CharLSTM
 from chainrule.chains.deep_attention import DeepAttention
@@ -24,11 +24,13 @@ from chainrule.chains.gated_pixelcnn import GatedPixelCNN
 from chainrule.chains.gpt import GPT
 from chainrule.chains.mlstm import MultiplicativeLSTM
 from chainrule.chains.sparse_transformer import SparseTransformer
+from chainrule.chains.transformer_xl import TransformerXL
 from chainrule.engine import Builder
-from chainrule.layers import attention, conv, pixels, sequence, sparse_attention
+from chainrule.layers import attention, carried, conv, pixels, relative, sequence, sparse_attention
 from chainrule.model import Chain
 from contracts import (
     check_branches,
+    check_carried,
     check_causality,
     check_classes,
     check_coding,
@@ -1069,6 +1071,88 @@ def test_a_sparse_step_that_forgets_how_scores_are_scaled_is_caught(monkeypatch)
     monkeypatch.setattr(sparse_transformer.math, "sqrt", lambda x: 1.0)
     with pytest.raises(AssertionError, match="walk and parallel"):
         check_engine(chain, event)
+
+
+def small_xl():
+    return randomised(TransformerXL(symbols=3, **{**TransformerXL.SIZES["tiny"], "memory": 2}), TEXT)
+
+
+def seen_by(change):
+    """A Transformer-XL's shares with changed arguments: queries for keys and for distances, keys, table, first."""
+    plain = relative.shares_of
+    return lambda *args: plain(*change(*args))
+
+
+def distance_off_by_one(ask_key, ask_distance, keys, table, first):
+    return ask_key, ask_distance, keys, table.roll(1, -1), first
+
+
+def distance_of_the_next_query(ask_key, ask_distance, keys, table, first):
+    return ask_key, ask_distance.roll(1, 2), keys, table, first
+
+
+def oldest_is_hidden(ask_key, ask_distance, keys, table, first):
+    return ask_key, ask_distance, keys, table, first.maximum(torch.arange(1, ask_key.shape[2] + 1))
+
+
+def everything_is_its_own_text(ask_key, ask_distance, keys, table, first):
+    return ask_key, ask_distance, keys, table, None
+
+
+@pytest.mark.parametrize("change", [distance_off_by_one, distance_of_the_next_query])
+def test_a_transformer_xl_whose_distances_are_shifted_wrongly_is_caught(monkeypatch, change):
+    chain = small_xl()
+    check_engine(chain, TEXT)
+    monkeypatch.setattr(relative, "shares_of", seen_by(change))
+    with pytest.raises(AssertionError, match="walk and parallel"):
+        check_engine(chain, TEXT)
+
+
+def test_a_transformer_xl_that_hides_the_oldest_place_of_its_memory_is_caught(monkeypatch):
+    chain = small_xl()
+    check_causality(chain, (8,), lambda chain, event: remembered(8, 5))
+    monkeypatch.setattr(relative, "shares_of", seen_by(oldest_is_hidden))
+    with pytest.raises(AssertionError, match="must reach, and does not"):
+        check_causality(chain, (8,), lambda chain, event: remembered(8, 5))
+
+
+def test_a_transformer_xl_that_sees_one_position_more_than_it_remembers_is_caught():
+    chain = small_xl()
+    chain.distances = torch.cat([chain.distances, -chain.distances[-1:]])
+    with pytest.raises(AssertionError, match="a branch disturbs another"):  # the parallel pass sees more
+        check_branches(chain, TEXT)
+    with pytest.raises(AssertionError, match="reaches, and should not"):
+        check_causality(chain, (8,), lambda chain, event: remembered(8, 5))
+
+
+def remembered(size, most):
+    i, j = np.indices((size, size))
+    return (j < i) & (j >= i - most)
+
+
+def test_a_transformer_xl_that_remembers_another_text_is_caught(monkeypatch):
+    chain = small_xl()
+    check_carried(chain, TEXT)
+    plain = transformer_xl.begins
+    monkeypatch.setattr(transformer_xl, "begins", lambda known, kept, length: plain(known, None, length))
+    with pytest.raises(AssertionError, match="a stream is not its events"):
+        check_carried(chain, TEXT)
+
+
+def test_a_transformer_xl_that_takes_an_empty_memory_for_positions_is_caught(monkeypatch):
+    chain = small_xl()
+    monkeypatch.setattr(relative, "shares_of", seen_by(everything_is_its_own_text))
+    with pytest.raises(AssertionError, match="walk and parallel"):
+        check_engine(chain, TEXT)
+    with pytest.raises(AssertionError, match="a stream is not its events"):
+        check_carried(chain, TEXT)
+
+
+def test_a_transformer_xl_that_does_not_let_go_of_its_memory_is_caught(monkeypatch):
+    chain = small_xl()
+    monkeypatch.setattr(carried.Tensor, "detach", lambda self: self)
+    with pytest.raises(AssertionError, match="a gradient flows from window to window"):
+        check_carried(chain, TEXT)
 
 
 @pytest.mark.parametrize("symbol", ["as if it had come already", "forgotten"])

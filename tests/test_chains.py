@@ -21,9 +21,11 @@ from chainrule.codes import CODES
 from chainrule.data import Dataset
 from chainrule.engine import program_of
 from chainrule.errors import ChainruleError
+from chainrule.layers.carried import Carried
 from chainrule.layers.pixels import NEIGHBOURS
 from chainrule.model import Chain
 from contracts import (
+    check_carried,
     check_causality,
     check_classes,
     check_complete,
@@ -84,6 +86,12 @@ def blocks(chain, event):
     return (j < i) & (j >= i // chain.window * chain.window - 1)
 
 
+def remembered(chain, event):
+    """What a Transformer-XL sees: in each layer so many positions, each of which knows the symbol before it."""
+    i, j = np.indices((math.prod(event),) * 2)
+    return (j < i) & (j >= i - 1 - len(chain.layers) * chain.memory)
+
+
 def nothing(chain, event):
     """No symbol depends on another."""
     return np.zeros((math.prod(event),) * 2, bool)
@@ -94,6 +102,7 @@ REACH = {
     "gated-pixelcnn": neighbourhood,
     "gpt": blocks,
     "deep-attention": blocks,
+    "transformer-xl": remembered,
     **reach.REACH,
 }  # the others: everything before
 PLAIN = {
@@ -108,6 +117,7 @@ RULES = {  # of chains that see less than everything before
     "gpt": BLOCKS.format(4),
     "deep-attention": BLOCKS.format(4),
     "sparse-transformer": BLOCKS.format(7),
+    "transformer-xl": "carried memory of 3 in 2 layers: the 7 symbols before it",
 }
 UNTRAINED = {"uniform", "counting"}  # chains without parameters
 
@@ -227,6 +237,12 @@ def test_the_step_program_gives_the_parallel_logits_and_codes_with_them(name, ki
     chain = randomised(tiny(name, kind, event, symbols, classes), event)
     if program_of(chain) is not None:
         check_engine(chain, event)
+
+
+@every({**WIDE, "image": []}, (0, 2))
+def test_streams_are_read_like_the_events_that_they_are_made_of(name, kind, event, symbols, classes):
+    if issubclass(store.resolve(name, CHAINS), Carried):
+        check_carried(randomised(tiny(name, kind, event, symbols, classes), event), event)
 
 
 @every(SOME)

@@ -338,6 +338,41 @@ def test_attention_is_masked_softmax_attention(how, length, summary, window, hea
     check_line(make, formula)
 
 
+@pytest.mark.parametrize("heads", [1, 2, 3])
+@pytest.mark.parametrize("length", [1, 2, 3, 5, 40])
+def test_attention_that_knows_the_distance_is_its_formula(length, heads):
+    g = torch.Generator().manual_seed(4)
+    w, table = [torch.randn(6, 6, generator=g) for _ in range(4)], torch.randn(length, 6, generator=g)
+
+    def make(p, x):
+        return p.attend_near(*(p.dense(x, weight=m) for m in w), table, heads)
+
+    def formula(x):
+        q, far, k, v = ((x @ m.double()).unflatten(-1, (heads, -1)) for m in w)
+        rows, y = table.double().unflatten(-1, (heads, -1)), torch.zeros_like(v)
+        for b, t, h in np.ndindex(*v.shape[:3]):
+            near = range(max(0, t - length + 1), t + 1)
+            scores = [q[b, t, h] @ k[b, j, h] + far[b, t, h] @ rows[t - j, h] for j in near]
+            shares = torch.softmax(torch.stack(scores) / (6 / heads) ** 0.5, 0)
+            y[b, t, h] = sum(share * v[b, j, h] for share, j in zip(shares, near, strict=True))
+        return y.flatten(2)
+
+    check_line(make, formula)
+
+
+@pytest.mark.parametrize("length", [3, 40])
+@pytest.mark.parametrize("event", [(5, 1, 1), (1, 5, 1), (2, 3, 1, 1), (3, 1, 1, 1), (2, 2, 3, 1)])
+def test_attention_that_knows_the_distance_counts_pixels_of_images_and_clips(event, length):
+    p, rng = Builder(3, axes="grid"), np.random.default_rng(6)
+    x = p.embed(rng.normal(size=(4, 3)), columns=-1, outside=3, clock="pixel")
+    x = p.add(x, p.dense(p.position(), weight=np.ones((2, 3))))
+    program = p.finish([p.attend_near(x, x[:3], x, x, rng.normal(size=(length, 3)))])
+    data = inputs(program, event)
+    same_bits(strictly(program, event, data), Reference(program, event, *data).run())
+    run = Device(program, event, LANES, dtype=torch.float64)
+    np.testing.assert_allclose(stepped(run, data[0]), Reference(program, event, *data, math=DOUBLE).run())
+
+
 @pytest.mark.parametrize("event", [(5, 1, 1), (1, 5, 1), (2, 3, 1, 1), (3, 1, 1, 1), (2, 2, 3, 1)])
 def test_attention_sees_every_pixel_of_images_and_clips_of_any_shape(event):
     p = Builder(3, axes="grid")
@@ -1471,14 +1506,39 @@ def test_attention_that_cannot_be_is_refused(options, message):
         p.attend(q, k, v, pattern="ring")
 
 
-def test_what_is_attended_to_is_read_only_where_it_stands():
+ATTENDED_NEAR = [
+    ({"heads": 4}, "reads do not fit"),
+    ({"heads": 0}, "the number of heads is 0"),
+    ({"heads": 7}, "the number of heads is 7"),
+    ({"table": np.zeros((0, 6))}, "the length of an attention is 0"),
+    ({"table": np.zeros((2, 5))}, "its weights have shapes"),
+]
+
+
+@pytest.mark.parametrize(("options", "message"), ATTENDED_NEAR)
+def test_attention_that_knows_the_distance_and_cannot_be_is_refused(options, message):
+    p = Builder(2)
+    q, far, k, v = (p.embed(np.zeros((3, 6)), columns=-1, clock="pixel") for _ in range(4))
+    with pytest.raises(ChainruleError, match=message):
+        p.finish([p.attend_near(q, far, k, v, **{"table": np.zeros((2, 6)), **options})[:2]])
+
+
+def test_queries_of_two_widths_are_refused():
+    p = Builder(2)
+    q, k, v = (p.embed(np.zeros((3, 6)), columns=-1, clock="pixel") for _ in range(3))
+    with pytest.raises(ChainruleError, match="reads do not fit"):
+        p.finish([p.attend_near(q, q[:5], k, v, np.zeros((2, 6)))[:2]])
+
+
+@pytest.mark.parametrize("near", [False, True])
+@pytest.mark.parametrize("wrong", ["keys", "values"])
+def test_what_is_attended_to_is_read_only_where_it_stands(wrong, near):
     """It is kept without zeros around it."""
-    for wrong in ("keys", "values"):
-        p = Builder(2, axes="grid")
-        q, k, v = (p.embed(np.zeros((3, 2)), columns=-1, clock="pixel") for _ in range(3))
-        y = p.attend(q, k, v)
-        with pytest.raises(ChainruleError, match="attend to a copy"):
-            p.finish([p.add(y, p.at(k if wrong == "keys" else v, columns=-1))])
+    p = Builder(2, axes="grid")
+    q, k, v = (p.embed(np.zeros((3, 2)), columns=-1, clock="pixel") for _ in range(3))
+    y = p.attend_near(q, q, k, v, np.zeros((3, 2))) if near else p.attend(q, k, v)
+    with pytest.raises(ChainruleError, match="attend to a copy"):
+        p.finish([p.add(y, p.at(k if wrong == "keys" else v, columns=-1))])
 
 
 GOLDEN = """\

@@ -13,7 +13,7 @@ from chainrule import store
 from chainrule.chains import CHAINS
 from chainrule.chains.char_lstm import CharLSTM
 from chainrule.chains.mlstm import MultiplicativeLSTM
-from chainrule.layers import sequence
+from chainrule.layers import carried, sequence
 from contracts import randomised
 
 NAMES = ["char-lstm", "mlstm"]
@@ -74,7 +74,7 @@ def test_the_character_lstm_is_that_of_pytorch(classes, embed):
         randomised(CharLSTM(SYMBOLS, 7, 2, classes=classes, embed=embed), (TIME,)),
         drawn(classes),
     )
-    before = sequence.before_each(x, SYMBOLS)
+    before = carried.before_each(x, SYMBOLS)
     z = chain.embed(before) if embed else F.one_hot(before, SYMBOLS + 1).double()
     z = z if context is None else z + chain.condition(context)[:, None]
     wanted = chain.out(chain.lstm(z)[0])
@@ -98,7 +98,7 @@ def test_the_multiplicative_lstm_at_paper_size_has_4096_units():
 def stream(classes=2, length=TIME):
     """Symbols, what came before each (events begin inside the rows), and a class for each symbol."""
     x, _ = drawn(classes, length)
-    before = sequence.before_each(x, -1)
+    before = carried.before_each(x, -1)
     before[1, 5] = before[2, 3] = before[2, 8] = -1
     return x, before, torch.arange(BATCH * length).reshape(BATCH, length) % classes if classes else None
 
@@ -142,7 +142,7 @@ def test_a_long_text_is_scored_in_bounded_pieces(name, monkeypatch):
         sizes.append(inputs.numel())
         return run(self, inputs, *more, **named)
 
-    monkeypatch.setattr(sequence, "CHUNK", 10)
+    monkeypatch.setattr(carried, "CHUNK", 10)
     monkeypatch.setattr(type(chain), "_run", watched)
     np.testing.assert_allclose(chain.log_probs(x, context), whole, rtol=1e-12)
     assert max(sizes) <= 10

@@ -28,7 +28,7 @@ from chainrule.chains.uniform import Uniform
 from chainrule.codes.pca import PCA
 from chainrule.data import streams
 from chainrule.errors import ChainruleError
-from chainrule.layers import sequence
+from chainrule.layers import carried
 from chainrule.models import TABLE
 from chainrule.train import Plan, Training
 from contracts import events, mixed
@@ -101,11 +101,12 @@ SOME_TEXTS = Dataset(
 )
 
 
-@pytest.mark.parametrize("name", ["char-lstm", "mlstm", "gpt", "deep-attention"])
+@pytest.mark.parametrize("name", ["char-lstm", "mlstm", "gpt", "deep-attention", "transformer-xl"])
 def test_a_training_with_a_carried_state_goes_on_from_any_step_with_the_same_bits(name):
     def training(seed):
         args = {"symbols": 4, "width": 6, "dropout": 0.2, "classes": 2}
-        args |= {"heads": 2, "window": 9} if name in ("gpt", "deep-attention") else {}
+        args |= {"heads": 2, "window": 9} if "lstm" not in name else {}
+        args |= {"memory": 5} if name == "transformer-xl" else {}
         chain = store.build(name, args, TABLE, seed)
         return Training(chain, batch_at, Plan(steps=13, lr=0.01, seed=5), chain.rest(4))
 
@@ -748,7 +749,7 @@ def test_a_long_text_is_scored_with_carried_state(monkeypatch):
     chain = store.build("char-lstm", {"symbols": 5, "width": 7}, TABLE).double()
     text = np.random.default_rng(1).integers(0, 5, 103).astype(np.uint8)
     whole = score(chain, Dataset([text], levels=5, kind="text")).nats
-    monkeypatch.setattr(sequence, "CHUNK", 10)
+    monkeypatch.setattr(carried, "CHUNK", 10)
     np.testing.assert_allclose(score(chain, Dataset([text], levels=5, kind="text")).nats, whole, rtol=1e-12)
 
 

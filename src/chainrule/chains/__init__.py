@@ -19,5 +19,6 @@ CHAINS = {
     "gpt": "chainrule.chains.gpt:GPT",
     "deep-attention": "chainrule.chains.deep_attention:DeepAttention",
     "sparse-transformer": "chainrule.chains.sparse_transformer:SparseTransformer",
+    "transformer-xl": "chainrule.chains.transformer_xl:TransformerXL",
     "mixture": "chainrule.chains.mixture:Mixture",
 }

@@ -14,12 +14,12 @@ from chainrule.layers.attention import (
     attended,
     attended_program,
     dense_program,
-    dropped,
     norm_program,
     start_small,
 )
 from chainrule.layers.blocks import InBlocks, joined, of_rows, within_texts
-from chainrule.layers.sequence import before_each
+from chainrule.layers.carried import before_each
+from chainrule.layers.dropout import dropped
 from chainrule.model import check_sizes
 
 FURTHER = 0.5  # weight of the loss of a symbol after the next one

@@ -10,8 +10,9 @@ from torch.nn import functional as F
 
 from chainrule.errors import ChainruleError
 from chainrule.layers import gpt2
-from chainrule.layers.attention import PreNorm, dropped, norm_program, start_small
+from chainrule.layers.attention import PreNorm, norm_program, start_small
 from chainrule.layers.blocks import InBlocks, of_rows, within_texts
+from chainrule.layers.dropout import dropped
 from chainrule.model import check_sizes
 
 

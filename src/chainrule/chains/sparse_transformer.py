@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from chainrule.errors import ChainruleError
-from chainrule.layers.attention import dense_program, dropped, norm_program
+from chainrule.layers.attention import dense_program, norm_program
 from chainrule.layers.blocks import InBlocks, of_rows, places_in_texts
+from chainrule.layers.dropout import dropped
 from chainrule.layers.ordered import one_shape, size_of
 from chainrule.layers.sparse_attention import Fixed, Strided
 from chainrule.model import Chain, at_least_zero, check_sizes

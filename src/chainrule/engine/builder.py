@@ -274,6 +274,17 @@ class Builder:
         numbers += [window] if window else []
         return self._op("attend", query.width, (query, keys, values), (), numbers)
 
+    def attend_near(
+        self, query: Handle, far: Handle, keys: Handle, values: Handle, table: Any, heads: int = 1
+    ) -> Handle:
+        """Attention of every pixel over itself and those before it whose distance has a row in `table` (L, out).
+
+        Scores (Dai et al. 2019, section 3.3) are query · key + far · the row of the distance, divided by √d. Along a
+        line keys and values of the last L pixels are kept.
+        """
+        numbers = (heads, len(table))
+        return self._op("attend near", query.width, (query, far, keys, values), [table], numbers)
+
     def fold(self, left: Any, right: Any) -> np.ndarray:
         """The product of two weight matrices, in the engine's own arithmetic: the same bits everywhere."""
         from chainrule.engine.strict import product

@@ -203,6 +203,8 @@ class Device:
         """What an operation writes at a place, (lanes, width)."""
         if op.kind == "attend":
             return self._attend(op, frame, row, column)
+        if op.kind == "attend near":
+            return self._attend_near(op, frame, row, column)
         if op.kind == "select":
             side = round(len(op.reads) ** 0.5)
             return self._read(op.reads[row % side * side + column % side], frame, row, column)
@@ -301,6 +303,21 @@ class Device:
                 at = ((frame * self.dims[1] + r) * self.dims[2] + c) * self.program.channels + channel
                 logits.scatter_add_(1, self.symbols[:, at, None], gates[:, j, None])
         return logits
+
+    def _attend_near(self, op: Op, frame: int, row: int, column: int) -> Tensor:
+        heads, length = op.numbers
+        now = (frame * self.dims[1] + row) * self.dims[2] + column
+        seen = np.arange(max(0, now + 1 - length), now + 1)
+        k, v = (
+            self.values[read.value].flatten(0, 2)[seen & self.stores[read.value].mask].transpose(0, 1)
+            for read in op.reads[2:]
+        )
+        asks = [self._read(read, frame, row, column) for read in op.reads[:2]]
+        table = self.weights[op.weights[0]][now - seen]
+        q, far, k, v, table = (x.unflatten(-1, (heads, -1)) for x in (*asks, k, v, table))
+        scores = torch.einsum("bhd,bthd->bth", q, k) + torch.einsum("bhd,thd->bth", far, table)
+        share = torch.softmax(scores / q.shape[-1] ** 0.5, 1)
+        return torch.einsum("bth,bthd->bhd", share, v).flatten(1)
 
     def _attend(self, op: Op, frame: int, row: int, column: int) -> Tensor:
         now, heads = (frame * self.dims[1] + row) * self.dims[2] + column, op.numbers[0]

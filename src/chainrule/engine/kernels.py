@@ -17,7 +17,7 @@ from chainrule.engine import program
 from chainrule.engine.layout import CODES
 from chainrule.engine.mixing import learn, predict, working_room
 from chainrule.engine.program import FIXED, LOCAL, SPREAD, STRIDED
-from chainrule.engine.simd import dot_16, tile_1x1, tile_1x2, tile_1x4, tile_4x1
+from chainrule.engine.simd import dot_16, dot_16_with, tile_1x1, tile_1x2, tile_1x4, tile_4x1
 from chainrule.jit import bits_of_single, called, compiled, inlined, single_of_bits
 
 F, U = np.float32, np.uint64
@@ -47,6 +47,7 @@ CELL, HIDDEN, NORM, ATTEND, POINT = (CODES[k] for k in ("cell", "hidden", "norm"
 FILL_HERE, COPY_HERE, DENSE_HERE = (CODES[k] for k in ("fill here", "copy here", "dense here"))
 FILL_CYCLE = CODES["fill cycle"]
 LOGISTICS, LOGISTIC_OF, MIX = CODES["logistics"], CODES["logistic of"], CODES["mix"]
+ATTEND_NEAR = CODES["attend near"]
 LOG_SOFTMAX, REWEIGH, BLEND = CODES["log softmax"], CODES["reweigh"], CODES["blend"]
 ONCE, FRAME, BACK, ROW, PIXEL, CHANNEL = range(6)  # the clocks; then one more a channel, and "done"
 FRAMES, ROWS, COLUMNS, CHANNELS, SYMBOLS, LANES, SIZE = range(7)  # Tables.dims
@@ -386,6 +387,48 @@ def attend(
             memory[to + i] /= total
 
 
+@called
+def attend_near(
+    memory, weights, q, far, keys, values, step, rings, y, n, now, scores, table, line, length, heads, spots
+):
+    """As `attend` over the last `length` pixels, with far · the row of the distance in each score.
+
+    table: where the row of distance 0 begins in the weights, the others a `line` apart.
+    """
+    width = n // heads
+    scale = ONE / np.sqrt(F(width))
+    begin = max(0, now + 1 - length)
+    count = now + 1 - begin
+    for first in range(0, n, width):
+        top = F(-np.inf)
+        for i in range(count):
+            then = begin + i
+            by_key = dot_16(memory, q + first, keys + (then & rings[0]) * step + first, width)
+            by_distance = dot_16_with(
+                memory, far + first, weights, table + (now - then) * line + first, width
+            )
+            score = (by_key + by_distance) * scale
+            memory[scores + i] = score
+            top = score if score > top else top
+        total, to = ZERO, U(y + first)
+        for i in range(U(count)):
+            memory[U(scores) + i] = exp(memory[U(scores) + i] - top)
+        for i in range(U(count)):
+            total += memory[U(scores) + i]
+        for i in range(U(width)):
+            memory[to + i] = ZERO
+        done = 0
+        while done < count:
+            then, alike = begin + done, count - done  # whose values lie one after another
+            if rings[1] != -1:
+                alike = min(alike, rings[1] + 1 - (then & rings[1]))
+            value = values + (then & rings[1]) * step + first
+            add_rows(memory, scores + done, alike, value, step, y + first, width, spots)
+            done += alike
+        for i in range(U(width)):
+            memory[to + i] /= total
+
+
 @inlined
 def add_rows(memory, shares, count, x, ldx, y, n, spots):
     """y (n,) += Σ_j shares[j] · row j of x, `ldx` apart, in order."""
@@ -555,6 +598,8 @@ def run_rare(
             log_softmax(memory, x + i * ldx, to, n)
         elif kind == BLEND or kind == REWEIGH:
             run_blend(tables, context, memory, group, o, lane, i, pixel, column, to)
+        elif kind == ATTEND_NEAR:
+            run_near(tables, memory, group, o, i, pixel, column, to, scratch.moved)
         elif kind == LEVELS:
             for c in range(n):
                 level = F(context.symbols[lane + i, pixel * dims[CHANNELS] + c])
@@ -578,6 +623,18 @@ def run_rare(
             how = ops[o, at.B], ops[o, at.C], ops[o, at.D], ops[o, at.K], ops[o, at.A]
             where = step, rings, to, n, pixel, ops[o, at.E] + group
             attend(memory, x + i * ldx, first_key, first_value, *where, *how, scratch.moved)
+
+
+@called
+def run_near(tables, memory, group, o, i, pixel, column, y, spots):
+    """Attention that knows the distance, in lane i of a group at a pixel."""
+    ops, reads, first = tables.ops, tables.reads, tables.ops[o, at.IN]
+    step, rings = reads[first + 2, at.STEP], (reads[first + 2, at.MASK], reads[first + 3, at.MASK])
+    asks = row_of(tables, first, column, group, i), row_of(tables, first + 1, column, group, i)
+    lane = group + i * reads[first + 2, at.LINE] - (pixel - column) * step  # `places` are those of this row
+    held = tables.places[first + 2] + lane, tables.places[first + 3] + lane
+    how = pixel, ops[o, at.E] + group, ops[o, at.WEIGHT], ops[o, at.B], ops[o, at.C], ops[o, at.A]
+    attend_near(memory, tables.weights, *asks, *held, step, rings, y, ops[o, at.N], *how, spots)
 
 
 @called

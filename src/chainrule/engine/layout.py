@@ -16,6 +16,7 @@ import numpy as np
 
 from chainrule.engine.mixing import MOST_ORDERS, ORDER, SIZE, Curves, curves
 from chainrule.engine.program import (
+    ATTENDING,
     EARLY,
     MIXING,
     Op,
@@ -36,7 +37,7 @@ KINDS = (
     "fill", "copy", "dense", "embed", "class", "levels", "position", "features", "select", "add", "multiply",
     "relu", "elu", "tanh", "sigmoid", "exp", "gelu", "gate", "cell", "hidden", "norm", "attend", "point",
     "fill here", "fill cycle", "copy here", "dense here", "logistics", "logistic of", "mix", "log softmax",
-    "reweigh", "blend",
+    "reweigh", "blend", "attend near",
 )  # fmt: skip
 CODES = {kind: code for code, kind in enumerate(KINDS)}
 
@@ -93,7 +94,7 @@ def layout(program: Program, event: tuple[int, ...], lanes: int) -> Tables:
     dims = program.geometry(event)
     stores, size = place(program, dims, lanes)
     positions = dims[0] * dims[1] * dims[2]
-    seen = [min(look_back(op) or positions, positions) for op in program.ops if op.kind == "attend"]
+    seen = [min(look_back(op) or positions, positions) for op in program.ops if op.kind in ATTENDING]
     scratch = size
     size += rounded(max(seen, default=0))  # the scores of one head
     if size > LIMIT:
@@ -268,7 +269,7 @@ class Lowering:
             "position",
             "features",
             "select",
-            "attend",
+            *ATTENDING,
             "logistic of",
             "mix",
             "reweigh",
@@ -313,6 +314,12 @@ class Lowering:
         elif op.kind == "attend":
             a, b, c, d, k = looks_of(op)
             self.emit("attend", out, op.reads, a=a, b=b, c=c, d=d, k=k, e=self.scratch)
+        elif op.kind == "attend near":
+            heads, length = op.numbers
+            weight = self.keep(weights[0])
+            self.emit(
+                op.kind, out, op.reads, weight=weight, a=heads, b=rounded(out.width), c=length, e=self.scratch
+            )
         else:
             weight = self.keep(weights[0]) if weights else 0
             self.emit(op.kind, out, op.reads, weight=weight)

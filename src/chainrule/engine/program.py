@@ -141,10 +141,20 @@ OPS: dict[str, tuple[int | None, int, int | None, str]] = {
         None,
         "softmax attention of x over keys y, values z: n heads, pattern, its two numbers, and a window if any",
     ),
+    "attend near": (
+        4,
+        1,
+        2,
+        "the same of the last L pixels, n heads and L; scores are x₀ · x₂ⱼ + x₁ · W[t - j], values x₃ⱼ",
+    ),
 }
 
 ELEMENTWISE = ("add", "multiply", "relu", "elu", "tanh", "sigmoid", "exp", "gelu", "cell", "hidden")
 MIXING = ("mix", "mix from")
+ATTENDING = {
+    "attend": 1,
+    "attend near": 2,
+}  # and how many of their reads, the first ones, are no keys and values
 ONTO = ("dense onto", "dense here onto")  # both begin with a copy of their first read
 HERE = ("constant here", "dense here onto", "here")  # their weights, or what they read, belong to the pixel
 EARLY = ("once", "frame", "back", "row")  # the clocks that tick for more than one pixel
@@ -283,7 +293,9 @@ def mixer_of(program: Program, op: Op) -> np.ndarray:
 
 
 def look_back(op: Op) -> int:
-    """How many pixels, its own included, an `attend` may have to look back over; 0: all there are."""
+    """How many pixels, its own included, an attention may have to look back over; 0: all there are."""
+    if op.kind == "attend near":
+        return op.numbers[1]
     _, pattern, length, summary, window = looks_of(op)
     near = pattern == LOCAL or (pattern in (FIXED, SPREAD) and not summary)
     return min(length, window or length) if near else window
@@ -298,7 +310,7 @@ def caches(program: Program) -> dict[int, int]:
     """The values that are attended to, and how many pixels each has to be kept for; 0: all."""
     found: dict[int, list[int]] = {}
     for op in program.ops:
-        for read in op.reads[1:] if op.kind == "attend" else ():
+        for read in op.reads[ATTENDING[op.kind] :] if op.kind in ATTENDING else ():
             found.setdefault(read.value, []).append(look_back(op))
     return {value: max(backs) if all(backs) else 0 for value, backs in found.items()}
 
@@ -594,13 +606,25 @@ def _attend(program, op, n, widths):
     within(b, 0, MOST_AWAY, "the length of a pattern")
     for window in op.numbers[4:]:
         within(window, 1, MOST_WIDTH, "the window of an attention")
-    _, keys, values = op.reads
+    return [] if _attends(program, op, n, widths) and n % heads == 0 else None
+
+
+def _attend_near(program, op, n, widths):
+    heads, length = op.numbers
+    within(heads, 1, n, "the number of heads")
+    within(length, 1, MOST_AWAY, "the length of an attention")
+    return [(length, n)] if _attends(program, op, n, widths) and n % heads == 0 else None
+
+
+def _attends(program, op, n, widths):
+    """Whether the last two reads can be keys and values, and what is read is as wide as what is written."""
+    keys, values = op.reads[-2:]
     caches = program.values[keys.value], program.values[values.value]
     plain = all(v.every == 1 and v.clock == "pixel" and not v.carried for v in caches)
     whole = keys.first == 0 and values.first == 0
-    fits = widths == [n, n, n] and [v.width for v in caches] == [n, n]
+    fits = set(widths) == {n} and [v.width for v in caches] == [n, n]
     fits = fits and keys.here and values.here and program.values[op.output].every == 1
-    return [] if program.clock(op) == "pixel" and plain and whole and fits and n % heads == 0 else None
+    return program.clock(op) == "pixel" and plain and whole and fits
 
 
 SHAPES = {
@@ -635,6 +659,7 @@ SHAPES = {
     "blend": _blend,
     "norm": _norm,
     "attend": _attend,
+    "attend near": _attend_near,
 }
 
 

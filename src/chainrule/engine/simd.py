@@ -51,12 +51,27 @@ def dot_16(typing, memory, x, y, n):
     def generate(context, builder, signature, args):
         memory, x, y, n = args
         data = make_array(signature.args[0])(context, builder, memory).data
-        return dot_of(builder, data, x, y, n)
+        return dot_of(builder, data, x, data, y, n)
 
     return types.float32(memory, types.intp, types.intp, types.intp), generate
 
 
-def dot_of(b: ir.IRBuilder, memory, x, y, n):
+@intrinsic
+def dot_16_with(typing, memory, x, weights, y, n):
+    """The same, the yᵢ from another array."""
+
+    def generate(context, builder, signature, args):
+        memory, x, weights, y, n = args
+        left, right = (
+            make_array(signature.args[i])(context, builder, array).data
+            for i, array in ((0, memory), (2, weights))
+        )
+        return dot_of(builder, left, x, right, y, n)
+
+    return types.float32(memory, types.intp, weights, types.intp, types.intp), generate
+
+
+def dot_of(b: ir.IRBuilder, memory, x, other, y, n):
     """A loop over 16 products at a time; of the last ones those beyond n count as 0, whatever lies there."""
     zeros = ir.Constant(VECTOR, [0.0] * LANES)
     entry = b.block
@@ -65,7 +80,9 @@ def dot_of(b: ir.IRBuilder, memory, x, y, n):
 
     b.position_at_end(body)
     i, sums = b.phi(INDEX), b.phi(VECTOR)
-    left, right = (load_vector(b, b.gep(memory, [b.add(place, i)])) for place in (x, y))
+    left, right = (
+        load_vector(b, b.gep(array, [b.add(place, i)])) for array, place in ((memory, x), (other, y))
+    )
     rest = b.sub(n, i)
     rest = b.trunc(b.select(b.icmp_signed("<", rest, number(LANES)), rest, number(LANES)), INT)
     each = ir.Constant(ir.VectorType(INT, LANES), list(range(LANES)))

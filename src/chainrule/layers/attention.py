@@ -1,7 +1,7 @@
 """Layers of self-attention, and what they are in a step program.
 
-On a processor PyTorch's own attention is slow on blocks as short as a laptop trains on (above all its gradient in
-bfloat16), and so are its random numbers for dropout: both are written out here.
+On a processor PyTorch's own attention is slow on blocks as short as a laptop trains on, above all its gradient in
+bfloat16: there it is written out.
 
     N items times heads, R blocks, S symbols of a block, D width, d = D / heads
 """
@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from chainrule.layers.dropout import dropped, kept
 
 LONGEST = 512  # symbols of a block whose shares (S, S) are kept for the gradient
 CACHED = 1 << 18  # shares that are worked on at a time, so that they stay in the cache
@@ -55,44 +57,44 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, dropo
         mask: (R, 1, S, S) the j that t looks at; None: all up to t.
         dropout: the share of the shares that is dropped.
     """
-    if not written_out(q) or q.shape[-2] > LONGEST:
+    if q.device.type != "cpu" or torch.compiler.is_compiling() or q.shape[-2] > LONGEST:
         return F.scaled_dot_product_attention(q, k, v, mask, dropout, is_causal=mask is None)
     size = q.shape[-2]
     if mask is None:
         mask = torch.ones(size, size, dtype=torch.bool, device=q.device).tril()[None, None]
     added = torch.zeros(mask.shape, dtype=q.dtype).masked_fill_(~mask, -math.inf)
     added = added.expand(*q.shape[:2], size, size) if len(mask) > 1 else added[0]
-    kept = keeps((*q.shape[:3], size), dropout, q.dtype).flatten(0, 1) if dropout else None
-    return Attention.apply(*(x.flatten(0, 1) for x in (q, k, v)), added.flatten(0, -3), kept).view_as(q)
+    stays = kept((*q.shape[:3], size), dropout, q).flatten(0, 1) if dropout else None
+    return Attention.apply(*(x.flatten(0, 1) for x in (q, k, v)), added.flatten(0, -3), stays).view_as(q)
 
 
 class Attention(torch.autograd.Function):
     """Attention with its gradient written out, some rows of (N, S, ·) at a time.
 
-    With shares p = softmax(q kᵀ / √d + added), what is told is o = (p ∘ kept) v, and for the gradient g by o
+    With shares p = softmax(q kᵀ / √d + added), what is told is o = (p ∘ stays) v, and for the gradient g by o
 
-        by v: (p ∘ kept)ᵀ g        by p: g vᵀ ∘ kept        by the scores: p ∘ (by p - Σ g ∘ o)
+        by v: (p ∘ stays)ᵀ g        by p: g vᵀ ∘ stays        by the scores: p ∘ (by p - Σ g ∘ o)
     """
 
     @staticmethod
-    def forward(ctx: Any, q, k, v, added, kept):
+    def forward(ctx: Any, q, k, v, added, stays):
         shares, told = q.new_empty(*q.shape[:2], k.shape[1]), torch.empty_like(v)
         for i in pieces(shares):
             mask = added[i] if len(added) > 1 else added
             scores = torch.baddbmm(mask, q[i], k[i].transpose(1, 2), alpha=q.shape[-1] ** -0.5)
             torch.softmax(scores, -1, out=shares[i])
-            torch.bmm(times(shares[i], kept, i), v[i], out=told[i])
-        ctx.save_for_backward(q, k, v, shares, told, kept)
+            torch.bmm(times(shares[i], stays, i), v[i], out=told[i])
+        ctx.save_for_backward(q, k, v, shares, told, stays)
         return told
 
     @staticmethod
     def backward(ctx: Any, by_told):
-        q, k, v, shares, told, kept = ctx.saved_tensors
+        q, k, v, shares, told, stays = ctx.saved_tensors
         by_q, by_k, by_v = (torch.empty_like(x) for x in (q, k, v))
         total = (by_told * told).sum(-1, keepdim=True)
         for i in pieces(shares):
-            torch.bmm(times(shares[i], kept, i).transpose(1, 2), by_told[i], out=by_v[i])
-            by_scores = times(torch.bmm(by_told[i], v[i].transpose(1, 2)), kept, i)
+            torch.bmm(times(shares[i], stays, i).transpose(1, 2), by_told[i], out=by_v[i])
+            by_scores = times(torch.bmm(by_told[i], v[i].transpose(1, 2)), stays, i)
             by_scores.sub_(total[i]).mul_(shares[i]).mul_(q.shape[-1] ** -0.5)
             torch.bmm(by_scores, k[i], out=by_q[i])
             torch.bmm(by_scores.transpose(1, 2), q[i], out=by_k[i])
@@ -105,32 +107,9 @@ def pieces(shares: Tensor) -> list[slice]:
     return [slice(i, i + size) for i in range(0, len(shares), size)]
 
 
-def times(x: Tensor, kept: Tensor | None, rows: slice) -> Tensor:
-    """x, times some rows of `kept` if there is one."""
-    return x if kept is None else x * kept[rows]
-
-
-def dropped(x: Tensor, share: float) -> Tensor:
-    """Dropout (Srivastava et al. 2014): a share of x becomes 0, the rest larger by as much."""
-    return x * keeps(x.shape, share, x.dtype) if share and written_out(x) else F.dropout(x, share)
-
-
-def written_out(x: Tensor) -> bool:
-    """Whether x is for what this file writes out: on a processor, and not where a compiler rewrites everything."""
-    return x.device.type == "cpu" and not torch.compiler.is_compiling()
-
-
-def keeps(shape: tuple[int, ...] | torch.Size, share: float, dtype: torch.dtype) -> Tensor:
-    """Factors of dropout: 0 for a random share, in 256ths, else what keeps the mean at 1.
-
-    One byte is drawn for each, which is many times as fast as a number in single precision.
-
-    >>> sorted(keeps((1000,), 0.25, torch.float32).unique().tolist())
-    [0.0, 1.3333333730697632]
-    """
-    count, drop = math.prod(shape), min(255, max(1, round(256 * share)))
-    drawn = torch.empty(-(-count // 8), dtype=torch.int64).random_(-(1 << 63), None).view(torch.uint8)[:count]
-    return (drawn >= drop).to(dtype).mul_(256 / (256 - drop)).view(shape)
+def times(x: Tensor, stays: Tensor | None, rows: slice) -> Tensor:
+    """x, times some rows of `stays` if there is one."""
+    return x if stays is None else x * stays[rows]
 
 
 def attended(x: Tensor, heads: int, mask: Tensor | None, dropout: float) -> Tensor:

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from chainrule.layers.carried import before_each
 from chainrule.layers.ordered import check_shape
-from chainrule.layers.sequence import before_each
 from chainrule.model import Chain, pick
 
 CHUNK = 2048  # symbols scored at a time

@@ -174,8 +174,8 @@ def look(q: Tensor, k: Tensor, v: Tensor, k_said: Tensor, v_said: Tensor, summar
 def in_rows(z: Tensor, length: int) -> Tensor:
     """(B, n, ...) -> (B, R, l, ...), l = length and no more than n; what the last row lacks is 0.
 
-    In single precision where a training is mixed: PyTorch's kernel for the way back from many short sequences is several
-    times slower in bfloat16.
+    In single precision where a training is mixed: PyTorch's kernel for the way back from many short sequences is
+    several times slower in bfloat16.
     """
     z, n = single(z), z.shape[1]
     length = max(1, min(length, n))
