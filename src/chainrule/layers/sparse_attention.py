@@ -174,8 +174,8 @@ def look(q: Tensor, k: Tensor, v: Tensor, k_said: Tensor, v_said: Tensor, summar
 def in_rows(z: Tensor, length: int) -> Tensor:
     """(B, n, ...) -> (B, R, l, ...), l = length and no more than n; what the last row lacks is 0.
 
-    In single precision where a training is mixed: PyTorch's kernel for the way back from many short sequences is several
-    times slower in bfloat16.
+    In single precision where a training is mixed: PyTorch's kernel for the way back from many short sequences is
+    several times slower in bfloat16.
     """
     z, n = single(z), z.shape[1]
     length = max(1, min(length, n))
@@ -192,7 +192,9 @@ def summaries(z: Tensor, summary: int) -> Tensor:
     """(B, h, R, l, d) -> (B, h, R c, d): of every row the c positions that belong to the head."""
     places = z.shape[3] // summary if summary else 1
     ends = [z.shape[3] - summary * (head % places) for head in range(z.shape[1])]
-    parts = zip(z.unbind(1), ends, strict=True)  # a slice of all heads would cost as much as all on the way back
+    parts = zip(
+        z.unbind(1), ends, strict=True
+    )  # a slice of all heads would cost as much as all on the way back
     return torch.stack([head[:, :, end - summary : end] for head, end in parts], 1).flatten(2, 3)
 
 
