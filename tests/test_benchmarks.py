@@ -222,6 +222,14 @@ def test_gpt_speed_times_one_model_on_all_sides(benchmark, monkeypatch):
     assert rows["floor"]["MB a token"] == 4 * (12 * 16 * 16 + 16 * 9) / 1e6
 
 
+def test_sparse_attention_has_an_exponent_of_every_side(benchmark):
+    module = benchmark("sparse_attention")
+    rows = list(module.measured(argparse.Namespace(sizes=[64, 256], runs=1)))
+    assert [row["side"] for row in rows] == 3 * ["strided", "fixed", "dense"]
+    small, large = (rows[i]["MB"] for i in (0, 3))
+    assert rows[6]["MB"] == pytest.approx(np.log(large / small) / np.log(4))
+
+
 def test_text_training_gives_both_ways_the_same_time(benchmark, monkeypatch):
     module = benchmark("text_training")
     text = np.random.default_rng(0).integers(97, 100, (1, 3000)).astype(np.uint8)
