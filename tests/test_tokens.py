@@ -525,7 +525,7 @@ def test_large_alphabets_are_scored_in_parts_with_the_same_result(monkeypatch):
         with torch.no_grad():
             whole = chain.log_probs(x)
             with monkeypatch.context() as patch:
-                for place in ("blocks", "sequence"):
+                for place in ("blocks", "carried"):
                     patch.setattr(f"chainrule.layers.{place}.LOGITS", 900)
                 torch.testing.assert_close(chain.log_probs(x), whole)
 

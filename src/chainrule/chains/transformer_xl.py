@@ -57,16 +57,27 @@ class TransformerXL(Carried):
 
     SIZES = {
         "tiny": {"width": 8, "layers": 2, "heads": 2, "inner": 16, "memory": 3, "window": 4},
-        "laptop": {"width": 256, "layers": 4, "heads": 4, "inner": 1024, "memory": 128, "window": 128},
+        "laptop": {"width": 256, "layers": 4, "heads": 4, "inner": 1024, "memory": 128, "window": 64},
         # Dai et al. 2019, table 2, 24 layers, with the widths of run_enwik8_large.sh: 277 M parameters.
         "paper": {
-            **{"width": 1024, "layers": 24, "heads": 8, "inner": 3072, "memory": 768, "window": 768},
-            **{"dropout": 0.15, "norm_first": False},
+            "width": 1024,
+            "layers": 24,
+            "heads": 8,
+            "inner": 3072,
+            "memory": 768,
+            "window": 768,
+            "dropout": 0.15,
+            "norm_first": False,
         },
     }
     KINDS = ("text", "array")
     TRAINING = {
-        **{"batch": 16, "lr": 8e-3, "window": "window", "bfloat16": True, "carry": True, "muon": True},
+        "batch": 16,
+        "lr": 8e-3,
+        "window": "window",
+        "bfloat16": True,
+        "carry": True,
+        "muon": True,
         "compile": False,
     }
     distances: Tensor
