@@ -55,8 +55,8 @@ SETTINGS: dict[str, dict[str, Settings]] = {
         },
         "transformer-xl": {
             2: {"width": 192, "inner": 768, "memory": 64, "window": 64},
-            10: {"width": 256, "inner": 1024, "memory": 128, "window": 64, "dropout": 0.05},
-            30: {"width": 256, "inner": 1024, "memory": 128, "window": 64, "dropout": 0.1},
+            10: {"width": 192, "inner": 768, "memory": 128, "window": 64},
+            30: {"width": 192, "inner": 768, "memory": 128, "window": 64, "dropout": 0.05},
         },
         "gpt": {113 / 60: {"width": 128, "layers": 4, "heads": 4, "window": 64}},  # the sizes of the peer
     },

@@ -47,8 +47,8 @@ class DeepAttention(InBlocks):
     with done the share of the training that is over: a layer l < L predicts until l / (2 L) of it is. Every position
     counts; a target beyond the symbols of a step, or in another text, does not.
 
-    From the publication: positions for every layer, the auxiliary losses with their weights and schedule, classifiers
-    of their own for every target, ReLU, dropout of attention and of the ReLUs. Inferred: that intermediate layers have
+    From the publication: positions for every layer, the auxiliary losses with their weights and schedule, ReLU. Not
+    verified against it here: the dropout and where it falls. Inferred: that targets and intermediate layers have
     classifiers of their own (with 256 symbols they make the difference between the published 235 million parameters in
     training and 219 million at inference), and two heads (Devlin et al. 2018, section 5.2, quote them). The publication
     does not say in which order it normalises; here a layer normalises what it is given, which trains at any depth.

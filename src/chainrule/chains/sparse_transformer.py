@@ -13,12 +13,12 @@ from chainrule.errors import ChainruleError
 from chainrule.layers.attention import dense_program, norm_program
 from chainrule.layers.blocks import InBlocks, of_rows, places_in_texts
 from chainrule.layers.dropout import dropped
-from chainrule.layers.ordered import one_shape, size_of
+from chainrule.layers.ordered import check_given, one_shape, size_of
 from chainrule.layers.sparse_attention import Fixed, Strided
 from chainrule.model import Chain, at_least_zero, check_sizes
 
-SPREAD = 0.125  # of the weights at the start, times the root of the numbers that they are given (appendix)
-STEEP = 1.702
+SPREAD = 0.125  # deviation of the weights at the start, times the root of how many numbers they are given
+STEEP = 1.702  # of the paper's form of a Gaussian error linear unit
 
 
 class SparseTransformer(InBlocks):
@@ -32,12 +32,12 @@ class SparseTransformer(InBlocks):
         after it   u <- u + W_b f(W_a n(u)),  f(z) = z σ(1.702 z)
         logits     n(u) W
 
-    S_t, with l the stride, is one of two patterns; over two layers either reaches all positions before t.
+    S_t, with l the stride, is one of two patterns (section 4.2); over two layers either reaches all positions before t.
 
         "strided"  t - j < l in half of the heads, (t - j) mod l = 0 in the others: for what is periodic, as images. An
                    odd head is of the one kind in every second layer, of the other kind between.
         "fixed"    ⌊j/l⌋ = ⌊t/l⌋, or j among `summary` positions of an earlier row: for texts. Both in every head, as in
-                   the paper's model of enwik8, and each head has a summary of its own: see `Fixed`.
+                   the code of the paper, and each head has a summary of its own: see `Fixed`.
 
     An image is one sequence of n = H W C levels; places are its row, column and channel. A text has no end, but its
     places do: so it is seen in blocks of `window` symbols (see `chainrule.layers.blocks`), and the places of a symbol
@@ -56,7 +56,7 @@ class SparseTransformer(InBlocks):
         classes: number of classes in `context` (an embedding is added to every input); 0: none.
         attention: "strided" or "fixed".
         stride: l; None: the length of a row of the image, W C, or a power of two near √window.
-        summary: of "fixed": c, positions of a row that all later ones look at.
+        summary: of "fixed": c, positions of a row that all later ones look at; 0: rows know nothing of each other.
         window: symbols of a block; of images all are in one.
         width: D, numbers a position between the layers.
         layers: N, of attention, each followed by a feed-forward layer.
@@ -134,10 +134,11 @@ class SparseTransformer(InBlocks):
         self._initialise()
 
     def _initialise(self) -> None:
-        """As in the paper's section 7: weights by what they are given, zeros for the output and for all biases."""
-        adds = (
-            2 * len(self.layers)
-        ) ** -0.5  # what adds to u is smaller, so that u has one size at any depth
+        """As in the paper: weights by what they are given, zeros for the output and for all biases.
+
+        What adds to u is smaller, so that u has the same size after any number of layers.
+        """
+        adds, sides = (2 * len(self.layers)) ** -0.5, len(self.places.tables)
         for name, module in self.named_modules():
             if isinstance(module, nn.Linear):
                 scale = adds if name.endswith(("answer", "down")) else 1
@@ -147,9 +148,7 @@ class SparseTransformer(InBlocks):
             if isinstance(module, nn.Linear) and module.bias is not None:
                 nn.init.zeros_(module.bias)
         for table in self.places.tables:
-            nn.init.normal_(
-                table.weight, std=SPREAD * (table.embedding_dim * len(self.places.tables)) ** -0.5
-            )
+            nn.init.normal_(table.weight, std=SPREAD * (table.embedding_dim * sides) ** -0.5)
         nn.init.zeros_(self.out.weight)
 
     @classmethod
@@ -179,6 +178,7 @@ class SparseTransformer(InBlocks):
     def _run(self, before: Tensor, context: Tensor | None, begins: Tensor | None = None) -> Tensor:
         if begins is not None:
             return self._of_texts(before, context, begins)
+        check_given(self.classes, context)
         u = self.embed(before) + self.places.table(before.shape[1])
         if self.condition is not None and context is not None:
             added = self.condition(of_rows(context, len(before)))
@@ -268,7 +268,8 @@ class Places(nn.Module):
 
 def pattern(attention: str, stride: int, summary: int, heads: int, layer: int) -> Strided | Fixed:
     """Where the heads of a layer look, by name."""
-    kinds = {"strided": Strided(stride, (heads + 1 - layer % 2) // 2), "fixed": Fixed(stride, summary)}
+    rows = (heads + 1 - layer % 2) // 2
+    kinds = {"strided": Strided(stride, rows), "fixed": Fixed(stride, min(summary, stride))}
     if attention not in kinds:
         raise ChainruleError(f"there is no attention {attention!r}: choose from {', '.join(kinds)}")
     return kinds[attention]  # type: ignore[return-value]
