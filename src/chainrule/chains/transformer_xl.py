@@ -60,9 +60,15 @@ class TransformerXL(Carried):
         "laptop": {"width": 256, "layers": 4, "heads": 4, "inner": 1024, "memory": 128, "window": 128},
         # Dai et al. 2019, table 2, 24 layers, with the widths of run_enwik8_large.sh: 277 M parameters.
         "paper": {
-            **{"width": 1024, "layers": 24, "heads": 8, "inner": 3072, "memory": 768, "window": 768},
-            **{"dropout": 0.15, "norm_first": False},
-        },
+            "width": 1024,
+            "layers": 24,
+            "heads": 8,
+            "inner": 3072,
+            "memory": 768,
+            "window": 768,
+            "dropout": 0.15,
+            "norm_first": False,
+        },  # fmt: skip
     }
     KINDS = ("text", "array")
     TRAINING = {"batch": 16, "lr": 3e-3, "window": "window", "bfloat16": True, "carry": True}
