@@ -68,7 +68,7 @@ class TransformerXL(Carried):
             "window": 768,
             "dropout": 0.15,
             "norm_first": False,
-        },  # fmt: skip
+        },
     }
     KINDS = ("text", "array")
     TRAINING = {"batch": 16, "lr": 3e-3, "window": "window", "bfloat16": True, "carry": True}
