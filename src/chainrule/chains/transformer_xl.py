@@ -57,7 +57,7 @@ class TransformerXL(Carried):
 
     SIZES = {
         "tiny": {"width": 8, "layers": 2, "heads": 2, "inner": 16, "memory": 3, "window": 4},
-        "laptop": {"width": 256, "layers": 4, "heads": 4, "inner": 1024, "memory": 128, "window": 64},
+        "laptop": {"width": 192, "layers": 4, "heads": 4, "inner": 768, "memory": 128, "window": 64},
         # Dai et al. 2019, table 2, 24 layers, with the widths of run_enwik8_large.sh: 277 M parameters.
         "paper": {
             "width": 1024,
