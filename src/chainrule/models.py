@@ -89,7 +89,7 @@ def open_run(path: str | Path) -> Run:
     path = Path(path)
     if path.as_posix().startswith(gpt2.HUB):
         return open_gpt2(path, gpt2.fetched(path.as_posix().removeprefix(gpt2.HUB)))
-    if gpt2.is_folder(path):
+    if not zoo.is_name(path) and gpt2.is_folder(path):
         return open_gpt2(path, path)
     file = zoo.model_file(path) if zoo.is_name(path) else path / MODEL if path.is_dir() else path
     if path.is_dir() and not file.exists():

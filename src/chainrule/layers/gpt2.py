@@ -52,7 +52,9 @@ def located(folder: str | Path) -> Path:
     if name.startswith(HUB):
         return fetched(name.removeprefix(HUB))
     named = (
-        isinstance(folder, str) and re.fullmatch(r"[\w.-]+(/[\w.-]+)?", folder) and not Path(folder).exists()
+        isinstance(folder, str)
+        and re.fullmatch(r"[\w.-]{1,96}(/[\w.-]{1,96})?", folder)
+        and not Path(folder).exists()
     )
     return fetched(name) if named else Path(folder)
 
