@@ -228,7 +228,7 @@ def sinusoids(count: int, width: int) -> np.ndarray:
     w_i is 10000^(-2i/D) (Vaswani et al. 2017, section 3.5). All this is part of the model and not in its file, so it is
     made of correctly rounded operations only: a series for n = 1, from there on rotations by w_i.
 
-    >>> np.abs(sinusoids(5000, 2)[:, 0] - np.sin(np.arange(5000))).max() < 1e-7
+    >>> bool(np.abs(sinusoids(5000, 2)[:, 0] - np.sin(np.arange(5000))).max() < 1e-7)
     True
     """
     w = np.array([float(Decimal(10000) ** (Decimal(-2 * i) / width)) for i in range(-(-width // 2))])
