@@ -1,6 +1,7 @@
 """A text's end after some minutes of training on its beginning: a network, its mixture with counts, nanoGPT.
 
     python benchmarks/text_minutes.py --folder DIR [--model mlstm] [--minutes 2 10 30] [--peer PATH] [--json]
+    python benchmarks/text_minutes.py --folder DIR --model transformer-xl --minutes 30 --also DIR/mlstm-30-0
     python benchmarks/text_minutes.py --folder DIR --data stacks
 
 A network (a multiplicative LSTM; with --model gpt and so on one of self-attention) is trained by `chainrule fit` on
@@ -82,6 +83,7 @@ def main() -> None:
     parser.add_argument("--model", default="mlstm")
     parser.add_argument("--minutes", nargs="*", type=float, help="by default those that have settings")
     parser.add_argument("--peer", type=Path, help="a checkout of nanoGPT")
+    parser.add_argument("--also", type=Path, help="a run that is one more part of another mixture")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
@@ -102,6 +104,9 @@ def measured(options: argparse.Namespace) -> Iterator[Row]:
         network = trained(options, budget)
         yield row(options.model, network, test, budget)
         yield row("mixture", Mixture((network, counting)), test, budget)
+        if options.also is not None:
+            also = open_run(options.also)
+            yield row(f"and {also.info['model']}", Mixture((network, also.chain, counting)), test, budget)
     if options.peer is not None:
         yield from peer_rows(options, learn, test)
 

@@ -268,12 +268,14 @@ def test_text_minutes_scores_the_network_the_counts_and_both(benchmark, monkeypa
     monkeypatch.setitem(module.SETTINGS, "shakespeare", {"mlstm": {0.002: sizes}})
     monkeypatch.setitem(module.COUNTS, "shakespeare", {"bits": 10})
     options = argparse.Namespace(
-        data="shakespeare", model="mlstm", folder=tmp_path, minutes=None, peer=None, seed=0
+        data="shakespeare", model="mlstm", folder=tmp_path, minutes=None, peer=None, seed=0, also=None
     )
     rows = list(module.measured(options))
     assert [row["model"] for row in rows] == ["counting", "mlstm", "mixture"]
     assert rows[2]["nats_per_char"] < rows[1]["nats_per_char"] < np.log(256)
+    options.also = tmp_path / "mlstm-0.002-0"
     again = list(module.measured(options))
+    assert [row["model"] for row in again] == ["counting", "mlstm", "mixture", "and mlstm"]
     assert again[1]["nats_per_char"] == rows[1]["nats_per_char"], "a network that is there was trained anew"
 
 
