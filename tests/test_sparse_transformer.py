@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from chainrule import fit, sample, score, store
 from chainrule.chains import CHAINS
+from chainrule.chains import sparse_transformer as sparse_transformer_module
 from chainrule.chains.sparse_transformer import SparseTransformer
 from chainrule.data import Dataset, load
 from chainrule.engine import program_of
@@ -347,21 +348,33 @@ def test_a_long_text_takes_no_more_memory_than_a_block(attention):
     assert sizes[0] == sizes[1] == sizes[2]
 
 
-def test_weights_begin_as_in_the_paper():
+def test_weights_begin_with_the_sizes_of_the_paper_but_for_one_factor():
     torch.manual_seed(0)
     chain = SparseTransformer(event=(8, 8, 3), attention="strided", width=64, layers=8, inner=128)
     assert torch.equal(chain.out.weight, torch.zeros(256, 64)), "the first guess is that all levels are alike"
     layer = chain.layers[3]
     for weight, std in [
-        (chain.embed.weight, 0.125 / 8),
-        (torch.cat([table.weight for table in chain.places.tables]), 0.125 / 8 / math.sqrt(3)),
+        (chain.embed.weight, 8 * 0.125 / 8),
+        (torch.cat([table.weight for table in chain.places.tables]), 8 * 0.125 / 8 / math.sqrt(3)),
         (layer.ask.weight, 0.125 / 8),
         (layer.up.weight, 0.125 / 8),
-        (layer.answer.weight, 0.125 / 8 / 4),  # / √(2 · 8)
-        (layer.down.weight, 0.125 / math.sqrt(128) / 4),
+        (layer.answer.weight, 8 * 0.125 / 8 / 4),  # / √(2 · 8)
+        (layer.down.weight, 8 * 0.125 / math.sqrt(128) / 4),
     ]:
         assert math.isclose(float(weight.detach().std()), std, rel_tol=0.06)
     assert not any(layer.ask.bias)
+
+
+def test_the_factor_changes_nothing_at_the_start(monkeypatch):
+    found = []
+    for larger in (1, 8):
+        monkeypatch.setattr(sparse_transformer_module, "LARGER", larger)
+        chain = store.build(
+            "sparse-transformer", {**SparseTransformer.SIZES["tiny"], "symbols": 5}, CHAINS, seed=1
+        )
+        with torch.no_grad():
+            found.append(chain.double()._run(texts(3, 7), None))
+    torch.testing.assert_close(*found, rtol=0.05, atol=0.05)  # the norms add 10⁻⁵ to the variance
 
 
 def test_the_hidden_units_are_those_of_the_paper():
