@@ -50,8 +50,8 @@ class SparseTransformer(InBlocks):
 
     - Before the first symbol E has a row of its own, "nothing yet".
     - What is added up in u begins eight times as large. Everything that reads u normalises it, so at the start nothing
-      changes; but a step of Adam is as long as its rate, and of tables as small as the paper's some of the first hundred
-      steps turn u round: the loss of a text then jumps to 12 bits a symbol for a while, at rates from 0.001 on.
+      changes; but a step of Adam is as long as its rate, and of tables as small as the paper's some of the first
+      hundred steps turn u round: the loss of a text then jumps to 12 bits a symbol for a while, at rates from 0.001 on.
     - The paper's row of "strided" has l + 1 positions in its text, and l in its code: here l.
 
     Args:
