@@ -239,21 +239,31 @@ def test_text_training_gives_both_ways_the_same_time(benchmark, monkeypatch):
     assert all(row["steps"] > 0 and 1 < row["nats"] < np.log(256) for row in rows)
 
 
-def test_auxiliary_losses_are_compared_at_equal_time(benchmark, monkeypatch):
-    module = benchmark("auxiliary_losses")
+def test_variants_of_a_training_are_compared_at_equal_time(benchmark, monkeypatch):
+    module = benchmark("text_variants")
     text = np.random.default_rng(0).integers(97, 100, 3000).astype(np.uint8)
     monkeypatch.setattr(module, "load", lambda name, split: Dataset([text], 256, "text"))
     monkeypatch.setattr(module, "LEARN", 2500)
     monkeypatch.setattr(module, "CHECK", 500)
-    options = argparse.Namespace(
-        layers=[2], losses=["all", "last", "next"], width=8, batch=2, lr=0.01, seconds=0.4, seed=0
+    used = []
+    plain = module.Training
+    monkeypatch.setattr(
+        module,
+        "Training",
+        lambda *args: used.append((args[2], module.attention.LONGEST)) or plain(*args),
     )
-    rows = list(module.measured(options))
-    assert [row["losses"] for row in rows] == options.losses
-    counts = [row["parameters"] for row in rows]
+    longest = module.attention.LONGEST
+    options = argparse.Namespace(variants=list(module.VARIANTS), size="tiny", seconds=0.3, seed=0)
+    rows = {row["variant"]: row for row in module.measured(options)}
+    assert list(rows) == options.variants
+    for name, (plan, length) in zip(rows, used, strict=True):
+        assert (plan.muon, plan.lr) == (("Adam" not in name), rows[name]["lr"])
+        assert length == (0 if name == module.PYTORCH else longest)
+    counts = [row["parameters"] for name, row in rows.items() if name.startswith("deep")]
     classifier = 256 * (8 + 1)
     assert (counts[0] - counts[1], counts[1] - counts[2]) == (2 * classifier, classifier)
-    assert all(row["steps"] > 0 and 1 < row["nats"] < np.log(256) for row in rows)
+    assert all(row["steps"] > 0 and 1 < row["nats_per_char"] < 6 for row in rows.values())
+    assert longest == module.attention.LONGEST
 
 
 def test_text_minutes_scores_the_network_the_counts_and_both(benchmark, monkeypatch, tmp_path):

@@ -403,8 +403,8 @@ def test_places_are_rows_columns_and_channels():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"width": 9}, "width is 9, which 2 heads cannot share"),
-        ({"keys": 3}, "keys is 3, which 2 heads cannot share"),
+        ({"width": 9}, "a width of 9 cannot be shared by 2 heads"),
+        ({"keys": 3}, "a key width of 3 cannot be shared by 2 heads"),
         ({"keys": 10}, "keys is 10: take no more than the width, 8"),
         ({"attention": "dense"}, "no attention 'dense': choose from strided, fixed"),
         ({"stride": 0}, "stride is 0"),

@@ -9,15 +9,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from chainrule.errors import ChainruleError
 from chainrule.layers.attention import (
     attended,
     attended_program,
+    check_heads,
     dense_program,
     norm_program,
+    plus_class,
+    plus_class_program,
     start_small,
 )
-from chainrule.layers.blocks import InBlocks, joined, of_rows, within_texts
+from chainrule.layers.blocks import InBlocks, joined, within_texts
 from chainrule.layers.carried import before_each
 from chainrule.layers.dropout import dropped
 from chainrule.model import check_sizes
@@ -94,8 +96,7 @@ class DeepAttention(InBlocks):
         super().__init__()
         sizes = {"symbols": symbols, "width": width, "layers": layers, "heads": heads, "window": window}
         check_sizes(dropout, **sizes, targets=targets)
-        if width % heads:
-            raise ChainruleError(f"a width of {width} cannot be shared by {heads} heads: take a multiple")
+        check_heads(width, heads)
         self.symbols, self.window, self.classes, self.nothing = symbols, window, classes, symbols
         self.embed = nn.Embedding(symbols + 1, width)
         self.condition = nn.Embedding(classes, width) if classes else None
@@ -110,8 +111,7 @@ class DeepAttention(InBlocks):
     def program(self, p):
         """The same for one position; keys and values of a block are kept."""
         u = p.embed(self.embed.weight, columns=-1, outside=self.nothing)
-        if self.condition is not None:
-            u = p.add(u, p.one_of_classes(self.condition.weight))
+        u = plus_class_program(p, u, self.condition)
         for layer in self.layers:
             u = layer.program(p, u, self.window)  # type: ignore[operator]
         width = self.args["width"]
@@ -174,9 +174,7 @@ class DeepAttention(InBlocks):
         if begins is not None:
             place, mask = within_texts(begins)
         u = self.embed(before)
-        if self.condition is not None and context is not None:
-            added = self.condition(of_rows(context, len(before)))
-            u = u + (added if context.ndim == 2 else added[:, None])
+        u = plus_class(u, self.condition, context)
         for layer in self.layers:
             u = layer(u, place, mask)
             yield u

@@ -10,8 +10,15 @@ from torch.nn import functional as F
 
 from chainrule.errors import ChainruleError
 from chainrule.layers import gpt2
-from chainrule.layers.attention import PreNorm, norm_program, start_small
-from chainrule.layers.blocks import InBlocks, of_rows, within_texts
+from chainrule.layers.attention import (
+    PreNorm,
+    check_heads,
+    norm_program,
+    plus_class,
+    plus_class_program,
+    start_small,
+)
+from chainrule.layers.blocks import InBlocks, within_texts
 from chainrule.layers.dropout import dropped
 from chainrule.model import check_sizes
 
@@ -76,8 +83,7 @@ class GPT(InBlocks):
     ):
         super().__init__()
         check_sizes(dropout, symbols=symbols, width=width, layers=layers, heads=heads, window=window)
-        if width % heads:
-            raise ChainruleError(f"a width of {width} cannot be shared by {heads} heads: take a multiple")
+        check_heads(width, heads)
         if begin is not None and not 0 <= begin < symbols:
             raise ChainruleError(f"begin is {begin}: take a symbol, 0 to {symbols - 1}")
         self.symbols, self.window, self.classes = symbols, window, classes
@@ -128,8 +134,7 @@ class GPT(InBlocks):
         """The same for one position; keys and values of a block are kept."""
         cycle = p.constant_cycle(self.positions.weight)
         u = p.embed(self.embed.weight, columns=-1, outside=self.nothing, onto=cycle)
-        if self.condition is not None:
-            u = p.add(u, p.one_of_classes(self.condition.weight))
+        u = plus_class_program(p, u, self.condition)
         for layer in self.layers:
             u = layer.program(p, u, self.window)  # type: ignore[operator]
         return [p.dense(norm_program(p, u, self.norm), weight=self._output().T)]
@@ -139,9 +144,7 @@ class GPT(InBlocks):
         if begins is not None:
             place, mask = within_texts(begins)
         u = self.embed(before) + self.positions(place)
-        if self.condition is not None and context is not None:
-            added = self.condition(of_rows(context, len(before)))
-            u = u + (added if context.ndim == 2 else added[:, None])
+        u = plus_class(u, self.condition, context)
         u = dropped(u, self.dropout) if self.training else u
         for layer in self.layers:
             u = layer(u, mask)

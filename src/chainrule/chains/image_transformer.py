@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from chainrule.errors import ChainruleError
+from chainrule.layers.attention import check_heads
 from chainrule.layers.conv import Causal
 from chainrule.layers.levels import LevelTable
 from chainrule.layers.pixels import (
@@ -139,8 +140,7 @@ class ImageTransformer(Chain):
         check_sizes(width=width, layers=layers, heads=heads, inner=inner, embedding=embedding)
         check_sizes(head=head)
         at_least_zero(units=units)
-        if width % heads:
-            raise ChainruleError(f"a width of {width} cannot be shared by {heads} heads: take a multiple")
+        check_heads(width, heads)
         kinds: dict[str, Any] = {"1d": Before(length), "2d": Near(rows, columns)}
         if attention not in kinds:
             raise ChainruleError(f"there is no attention {attention!r}: choose from {', '.join(kinds)}")

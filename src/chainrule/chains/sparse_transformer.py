@@ -10,8 +10,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from chainrule.errors import ChainruleError
-from chainrule.layers.attention import dense_program, norm_program
-from chainrule.layers.blocks import InBlocks, of_rows, places_in_texts
+from chainrule.layers.attention import (
+    check_heads,
+    dense_program,
+    norm_program,
+    plus_class,
+    plus_class_program,
+)
+from chainrule.layers.blocks import InBlocks, places_in_texts
 from chainrule.layers.dropout import dropped
 from chainrule.layers.ordered import check_given, one_shape, size_of
 from chainrule.layers.sparse_attention import Fixed, Strided
@@ -50,8 +56,8 @@ class SparseTransformer(InBlocks):
 
     - Before the first symbol E has a row of its own, "nothing yet".
     - What is added up in u begins eight times as large. Everything that reads u normalises it, so at the start nothing
-      changes; but a step of Adam is as long as its rate, and of tables as small as the paper's some of the first
-      hundred steps turn u round: the loss of a text then jumps to 12 bits a symbol for a while, at rates from 0.001 on.
+      changes; but a step of Adam is as long as its rate, and with tables as small as the paper's some of the first
+      steps turn u round, and the loss jumps.
     - The paper's row of "strided" has l + 1 positions in its text, and l in its code: here l.
 
     Args:
@@ -123,7 +129,10 @@ class SparseTransformer(InBlocks):
         check_sizes(dropout, symbols=symbols, window=window, width=width, layers=layers, heads=heads)
         check_sizes(keys=keys, inner=inner, stride=1 if stride is None else stride)
         at_least_zero(summary=summary)
-        check_heads(width, keys, heads)
+        check_heads(width, heads)
+        check_heads(keys, heads, "key width")
+        if keys > width:  # an `attend` has no room for more
+            raise ChainruleError(f"keys is {keys}: take no more than the width, {width}")
         self.symbols, self.classes, self.nothing = symbols, classes, symbols
         self.event = None if event is None else tuple(event)
         self.window = window if self.event is None else size_of(self.event)
@@ -172,8 +181,7 @@ class SparseTransformer(InBlocks):
         places = self.places.table(self.window)
         place = p.constant_cycle(places) if self.event is None else p.constant_here(places)
         u = p.embed(self.embed.weight, columns=-1, outside=self.nothing, onto=place)
-        if self.condition is not None:
-            u = p.add(u, p.one_of_classes(self.condition.weight))
+        u = plus_class_program(p, u, self.condition)
         steep = p.constant([STEEP] * self.layers[0].up.out_features)
         for layer in self.layers:
             u = layer.program(p, u, steep, self.window if self.event is None else 0)
@@ -184,9 +192,7 @@ class SparseTransformer(InBlocks):
             return self._of_texts(before, context, begins)
         check_given(self.classes, context)
         u = self.embed(before) + self.places.table(before.shape[1])
-        if self.condition is not None and context is not None:
-            added = self.condition(of_rows(context, len(before)))
-            u = u + (added if context.ndim == 2 else added[:, None])
+        u = plus_class(u, self.condition, context)
         for layer in self.layers:
             u = layer(u)
         return self.norm(u)
@@ -288,12 +294,3 @@ def usual_stride(event: tuple[int, ...] | None, n: int) -> int:
     if event and len(event) > 2:
         return math.prod(event[-2:])
     return 1 << (math.isqrt(n - 1)).bit_length()
-
-
-def check_heads(width: int, keys: int, heads: int) -> None:
-    """One clear line for numbers that heads cannot share, or that an `attend` has no room for."""
-    for name, value in {"width": width, "keys": keys}.items():
-        if value % heads:
-            raise ChainruleError(f"{name} is {value}, which {heads} heads cannot share: take a multiple")
-    if keys > width:
-        raise ChainruleError(f"keys is {keys}: take no more than the width, {width}")

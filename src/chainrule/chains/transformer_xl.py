@@ -9,14 +9,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from chainrule.errors import ChainruleError
-from chainrule.layers.attention import norm_program
+from chainrule.layers.attention import (
+    SPREAD,
+    check_heads,
+    norm_program,
+    plus_class,
+    plus_class_program,
+    start_small,
+)
 from chainrule.layers.carried import Carried
 from chainrule.layers.dropout import dropped
 from chainrule.layers.relative import Relative, sinusoids
 from chainrule.model import check_sizes
-
-SPREAD = 0.02  # standard deviation of the weights at the start
 
 
 class TransformerXL(Carried):
@@ -98,8 +102,7 @@ class TransformerXL(Carried):
         super().__init__()
         sizes = {"width": width, "layers": layers, "heads": heads, "inner": inner, "memory": memory}
         check_sizes(dropout, symbols=symbols, window=window, **sizes)
-        if width % heads:
-            raise ChainruleError(f"a width of {width} cannot be shared by {heads} heads: take a multiple")
+        check_heads(width, heads)
         self.symbols, self.width, self.memory, self.classes = symbols, width, memory, classes
         self.dropout, self.shortest = dropout, memory
         self.embed = nn.Embedding(symbols + 1, width)  # the last row: "nothing yet"
@@ -109,17 +112,8 @@ class TransformerXL(Carried):
         self.norm = nn.LayerNorm(width) if norm_first else None
         self.bias = nn.Parameter(torch.zeros(symbols))
         self.register_buffer("distances", torch.tensor(sinusoids(memory + 1, width)), persistent=False)
-        self._initialise()
-
-    def _initialise(self) -> None:
-        """Normal weights; of what adds to x smaller, so that x has the same size after any number of layers."""
-        adds = SPREAD * (2 * len(self.layers)) ** -0.5
+        start_small(self, adds=2 * layers)
         nn.init.normal_(self.biases, std=SPREAD)
-        for name, module in self.named_modules():
-            if isinstance(module, nn.Linear | nn.Embedding):
-                nn.init.normal_(module.weight, std=adds if name.endswith(("answer", "down")) else SPREAD)
-            if isinstance(module, nn.Linear) and module.bias is not None:
-                nn.init.zeros_(module.bias)
 
     def context_rule(self) -> str:
         """A symbol enters one position after it came; from there each layer looks back as far again."""
@@ -146,8 +140,7 @@ class TransformerXL(Carried):
         """The same for one position; keys and values of the last M are kept."""
         scale = math.sqrt(self.width)
         x = p.embed(scale * self.embed.weight, columns=-1, outside=self.symbols)
-        if self.condition is not None:
-            x = p.add(x, p.one_of_classes(self.condition.weight))
+        x = plus_class_program(p, x, self.condition)
         for layer in self.layers:
             x = layer.program(p, x, self.distances, self.biases)  # type: ignore[operator]
         x = x if self.norm is None else norm_program(p, x, self.norm)
@@ -193,10 +186,7 @@ class TransformerXL(Carried):
 
     def _input(self, before: Tensor, context: Tensor | None) -> Tensor:
         """x (B, T, D) of symbols (B, T) and classes (B,) or (B, T)."""
-        x = math.sqrt(self.width) * self.embed(before)
-        if self.condition is not None and context is not None:
-            of_class = self.condition(context)
-            x = x + (of_class if context.ndim == 2 else of_class[:, None])
+        x = plus_class(math.sqrt(self.width) * self.embed(before), self.condition, context)
         return self._dropped(x)
 
     def _dropped(self, x: Tensor) -> Tensor:

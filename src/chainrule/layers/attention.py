@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from chainrule.errors import ChainruleError
+from chainrule.layers.blocks import of_rows
 from chainrule.layers.dropout import dropped, kept
 
 LONGEST = 512  # symbols of a block whose shares (S, S) are kept for the gradient
@@ -137,6 +139,25 @@ def start_small(model: nn.Module, adds: int, adding: tuple[str, ...] = ("answer"
             nn.init.normal_(module.weight, std=SPREAD * less)
         if isinstance(module, nn.Linear) and module.bias is not None:
             nn.init.zeros_(module.bias)
+
+
+def check_heads(width: int, heads: int, what: str = "width") -> None:
+    """One clear line for numbers that heads cannot share."""
+    if width % heads:
+        raise ChainruleError(f"a {what} of {width} cannot be shared by {heads} heads: take a multiple")
+
+
+def plus_class(u: Tensor, table: nn.Embedding | None, context: Tensor | None) -> Tensor:
+    """u (R, S, D), and what a table says of classes: of items (B,) of R / B rows each, or of positions (R, S)."""
+    if table is None or context is None:
+        return u
+    added = table(of_rows(context, len(u)))
+    return u + (added if context.ndim == 2 else added[:, None])
+
+
+def plus_class_program(p, u, table: nn.Embedding | None):
+    """The same as an operation of a step program."""
+    return u if table is None else p.add(u, p.one_of_classes(table.weight))
 
 
 def norm_program(p, u, layer: nn.LayerNorm):

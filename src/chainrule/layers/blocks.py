@@ -13,12 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from chainrule.layers.carried import before_each
+from chainrule.layers.carried import CHUNK, LOGITS, before_each
 from chainrule.layers.ordered import check_shape
 from chainrule.model import Chain, pick
-
-CHUNK = 2048  # symbols scored at a time
-LOGITS = 1 << 22  # and numbers: 2048 symbols of an alphabet of 2048
 
 
 class InBlocks(Chain):
