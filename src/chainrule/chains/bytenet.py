@@ -57,7 +57,7 @@ class ByteNet(Carried):
     """
 
     SIZES = {
-        "tiny": {"width": 12, "sets": 1, "dilations": [1, 2]},
+        "tiny": {"width": 10, "sets": 1, "dilations": [1, 2]},
         "laptop": {"width": 256, "sets": 2},
         # Section 5, the language model; section 6 translates with width=800, units="relu".
         "paper": {"width": 512, "sets": 6, "units": "multiplicative", "dropout": 0.1},
