@@ -33,6 +33,9 @@ class Chain(nn.Module, ABC):
         symbols: K, the number of symbols.
         event: the shape of an event, or None when any shape of the right rank will do.
         classes: the number of classes it is conditioned on; 0 when it is unconditional.
+        source: the number of symbols of the source text it is conditioned on; 0 without one. With one `context` is
+            (B, S) int64 of them, −1 beyond the end of a shorter source. Then x may have −1 beyond its end, too: `loss`
+            leaves these places out, and `log_probs` is 0 there.
         SIZES: named sets of constructor arguments: "tiny" for tests, "laptop", "paper".
         KINDS: the kinds of data it can be fitted to.
         PASSAGE: of a chain that learns in one pass over its data, in order (`learn`): symbols a step; 0: of no other.
@@ -62,6 +65,7 @@ class Chain(nn.Module, ABC):
     symbols: int
     event: tuple[int, ...] | None = None
     classes: int = 0
+    source: int = 0
     channels: int = 1
     args: dict[str, Any]  # the constructor's arguments, defaults included: they rebuild the chain
 
