@@ -25,9 +25,7 @@ from chainrule.data.files import MAX_FOLDER, UNPACKING, with_levels
 from chainrule.data.reading import file_size, printable, reading
 from chainrule.errors import ChainruleError
 
-UNPACKED = (
-    1 << 28
-)  # bytes that a packed file may hold: a hostile one of a few kilobytes could hold any number
+UNPACKED = 1 << 28  # bytes that a packed file may hold: a small hostile one could hold any number
 PART = 1 << 20  # bytes unpacked at a time
 LINES = 1 << 23  # of a file: each is an array of its own
 LONGEST = 1 << 16  # bytes of a line without its end
@@ -168,14 +166,16 @@ def lines_of(text: bytes, name: str) -> Lines:
     for number, line in enumerate(lines, 1):
         if len(line) > LONGEST:
             raise ChainruleError(
-                f"line {number:,} of {name} has {len(line):,} bytes, a text of a pair at most {LONGEST:,}: divide it"
+                f"line {number:,} of {name} has {len(line):,} bytes, a line at most {LONGEST:,}: divide it"
             )
     return Lines(name, lines, returns)
 
 
 def read_whole(path: Path, name: str) -> bytes:
     """The bytes of a file; of one that ends in .gz or .xz what it holds, never more than `UNPACKED` and a part."""
-    if path.is_dir():
+    with reading(name):
+        folder = path.is_dir()
+    if folder:
         raise ChainruleError(f"{name} is a folder: pairs are read from two text files, or from one table")
     unpack = UNPACKERS.get(path.suffix.lower())
     most, size = UNPACKED if unpack else MAX_FOLDER, file_size(path, name)
