@@ -5,6 +5,7 @@ everything before a symbol, and one in `PLAIN` when it is told where in the even
 """
 
 import importlib.resources
+import functools
 import inspect
 import math
 
@@ -92,6 +93,15 @@ def remembered(chain, event):
     return (j < i) & (j >= i - 1 - len(chain.layers) * chain.memory)
 
 
+def dilated(chain, event):
+    """What a ByteNet sees: the places that its taps add up to, each of which knows the symbol before it."""
+    taps = [np.array(block.conv.at) for block in chain.decoder]
+    far = functools.reduce(lambda seen, at: np.unique(seen[:, None] - at), taps, np.zeros(1, int)) + 1
+    assert far.max() == chain.reach == 1 + sum(int(-at.min()) for at in taps)
+    i, j = np.indices((math.prod(event),) * 2)
+    return np.isin(i - j, far)
+
+
 def nothing(chain, event):
     """No symbol depends on another."""
     return np.zeros((math.prod(event),) * 2, bool)
@@ -103,6 +113,7 @@ REACH = {
     "gpt": blocks,
     "deep-attention": blocks,
     "transformer-xl": remembered,
+    "bytenet": dilated,
     **reach.REACH,
 }  # the others: everything before
 PLAIN = {
@@ -117,6 +128,7 @@ RULES = {  # of chains that see less than everything before
     "gpt": BLOCKS.format(4),
     "deep-attention": BLOCKS.format(4),
     "sparse-transformer": BLOCKS.format(7),
+    "bytenet": "the 7 symbols before it",
     "transformer-xl": "carried memory of 3 in 2 layers: the 7 symbols before it",
 }
 UNTRAINED = {"uniform", "counting"}  # chains without parameters

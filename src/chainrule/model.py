@@ -33,9 +33,8 @@ class Chain(nn.Module, ABC):
         symbols: K, the number of symbols.
         event: the shape of an event, or None when any shape of the right rank will do.
         classes: the number of classes it is conditioned on; 0 when it is unconditional.
-        source: the number of symbols of the source text it is conditioned on; 0 without one. With one `context` is
-            (B, S) int64 of them, −1 beyond the end of a shorter source. Then x may have −1 beyond its end, too: `loss`
-            leaves these places out, and `log_probs` is 0 there.
+        source: the number of symbols of the texts it is conditioned on; 0: none. Then `context` is these texts, (B, S)
+            with -1 beyond the end of a shorter one, and so may x be: `loss` leaves these places out, `log_probs` is 0.
         SIZES: named sets of constructor arguments: "tiny" for tests, "laptop", "paper".
         KINDS: the kinds of data it can be fitted to.
         PASSAGE: of a chain that learns in one pass over its data, in order (`learn`): symbols a step; 0: of no other.
@@ -46,6 +45,10 @@ class Chain(nn.Module, ABC):
     A chain may state `program(p)`: the same conditionals, one symbol at a time, as calls of the builder `p`
     (`chainrule.engine.Builder`) that give the logits of each channel. Then it is sampled and coded fast, with
     the same bits on every machine. A `program` that gives None says that the chain, as it is configured, has none.
+
+    A chain with a source has two programs. `told(context)` (B, L, F) is what `encoder(p)` is given of a source, at each
+    of L places; its logits are the encoding, `features` numbers a place, computed once. The pixels of `program(p)` are
+    given these, and zeros beyond the last place.
 
     A recurrent chain may state `rest(batch)`, a tensor that is the state before the first symbol, and
     `loss_from(state, x, before, context) -> (loss, state)`. With "carry" in its TRAINING it then learns from streams
@@ -66,6 +69,7 @@ class Chain(nn.Module, ABC):
     event: tuple[int, ...] | None = None
     classes: int = 0
     source: int = 0
+    features: int = 0
     channels: int = 1
     args: dict[str, Any]  # the constructor's arguments, defaults included: they rebuild the chain
 

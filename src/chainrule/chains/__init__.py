@@ -20,5 +20,6 @@ CHAINS = {
     "deep-attention": "chainrule.chains.deep_attention:DeepAttention",
     "sparse-transformer": "chainrule.chains.sparse_transformer:SparseTransformer",
     "transformer-xl": "chainrule.chains.transformer_xl:TransformerXL",
+    "bytenet": "chainrule.chains.bytenet:ByteNet",
     "mixture": "chainrule.chains.mixture:Mixture",
 }

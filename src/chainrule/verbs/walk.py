@@ -7,17 +7,19 @@ import math
 from collections.abc import Callable, Iterator
 from functools import cache
 from itertools import pairwise
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from chainrule.engine import program_of
+from chainrule.engine import encoder_of, program_of
 from chainrule.engine.device import Device
 from chainrule.engine.strict import Strict, in_threads
 from chainrule.errors import ChainruleError
 from chainrule.model import Chain, visit_order
+
+ENCODED = 1 << 12  # places of sources that are encoded side by side
 
 log = logging.getLogger("chainrule")
 Choose = Callable[[int, Tensor], Tensor]
@@ -82,11 +84,47 @@ def start(chain: Chain, event: tuple[int, ...], batch: int, context: Tensor | No
     if single(chain):
         program = program_of(chain)
         if program is not None:
-            return Programmed(Strict(program, event, batch, None if context is None else context.numpy()))
+            return Programmed(Strict(program, event, batch, *told(chain, event, context)))
     elif (program := program_of(chain, np.float64)) is not None:
-        return Programmed(Device(program, event, batch, context, dtype=torch.float64))
+        classes, features = told(chain, event, context)
+        return Programmed(Device(program, event, batch, classes, features, dtype=torch.float64))
     tell_slow(type(chain).__name__)
     return Stepped(chain, event, batch, context)
+
+
+def told(
+    chain: Chain, event: tuple[int, ...], context: Tensor | None
+) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """What the step program of a chain is given of a context: (classes, features)."""
+    if chain.source:
+        assert context is not None
+        return None, encodings(chain, context, math.prod(event))
+    return None if context is None else context.numpy(), None
+
+
+def encodings(chain: Any, context: Tensor, length: int) -> np.ndarray:
+    """What a chain makes of sources (B, S), at the `length` pixels of its step program: (B, length, features).
+
+    In the engine's arithmetic where the chain is in single precision: the same bits on every machine, whatever other
+    sources are encoded beside one.
+    """
+    with torch.no_grad():
+        rows = chain.told(context).numpy()
+    strict = single(chain)
+    program = encoder_of(chain, rows.shape[-1], np.float32 if strict else np.float64)
+    found = np.zeros((len(rows), length, chain.features), rows.dtype)
+    size, places = max(1, ENCODED // rows.shape[1]), rows.shape[1]
+    for first in range(0, len(rows), size):
+        part = rows[first : first + size]
+        run: Any = (
+            Strict(program, (places,), len(part), None, part)
+            if strict
+            else Device(program, (places,), len(part), None, part, dtype=torch.float64)
+        )
+        for t in range(min(places, length)):
+            found[first : first + size, t] = run.logits()
+            run.tell(np.zeros(len(part), np.int64))
+    return found
 
 
 @cache
@@ -191,7 +229,7 @@ def stream(
         for _, symbol in walk(chain, choose, x.shape, 1, context):
             yield symbol.numpy()
         return
-    run = Strict(program, x.shape, 1, None if context is None else context.numpy())
+    run = Strict(program, x.shape, 1, *told(chain, x.shape, context))
     for symbols in run.stream(flat, given, uniforms, temperature, top_p, top_k):
         yield symbols[0].astype(np.int64)
 
@@ -222,8 +260,8 @@ def fill(chain, x, known, context, temperature, top_p, top_k, seed, first, tick)
         return fill_step_by_step(chain, x, flat, given, uniforms, context, *settings)
 
     def part(lanes: slice) -> np.ndarray:
-        classes = None if context is None else context[lanes].numpy()
-        run = Strict(program, x.shape[1:], lanes.stop - lanes.start, classes)
+        own = told(chain, x.shape[1:], None if context is None else context[lanes])
+        run = Strict(program, x.shape[1:], lanes.stop - lanes.start, *own)
         listen = tell if lanes.start == 0 else None
         return run.fill(flat[lanes], given, uniforms[lanes], temperature, top_p, top_k, listen)
 
@@ -277,6 +315,9 @@ def check_filter(temperature: float, top_p: float, top_k: int = 0) -> None:
 
 def check_classes(chain: Chain, batch: int, context: Tensor | None) -> None:
     """One clear line when `batch` items cannot be conditioned on `context`."""
+    if chain.source and (context is None or len(context) != batch):
+        found = "none" if context is None else f"{len(context)}"
+        raise ChainruleError(f"the model needs a source text for each of {batch} items, {found} were given")
     if not chain.classes:
         return
     if context is None or len(context) != batch:
