@@ -488,11 +488,14 @@ def test_a_model_without_sources_takes_them_only_when_none_were_asked_for(tmp_pa
     assert fit(few(), NAME, out=tmp_path / "d", **off, **QUICK).model.given is None
 
 
-def test_texts_with_sources_are_for_bytenet_by_default(tmp_path, monkeypatch):
-    monkeypatch.setitem(TABLE, "bytenet", TABLE[NAME])
-    monkeypatch.delitem(TABLE, NAME)
+def test_texts_with_sources_are_for_bytenet_by_default(tmp_path):
     target, source, _ = written(tmp_path)
-    assert fit(target, sources=source, out=tmp_path / "run", **QUICK).info["model"] == "bytenet"
+    run = fit(target, sources=source, out=tmp_path / "run", **QUICK)
+    assert (run.info["model"], run.model.source, run.info["training"]["window"]) == ("bytenet", 256, None)
+    found = score(run.chain, few())
+    assert found.nats == pytest.approx([score(run.chain, few().select([i])).nats[0] for i in range(12)])
+    alone = fit(target, "bytenet", out=tmp_path / "alone", **QUICK)
+    assert (alone.model.source, alone.info["training"]["window"]) == (0, 256)
 
 
 def test_tokens_are_learned_from_both_sides(tmp_path):
