@@ -4,8 +4,8 @@ A new chain is covered by its line in the table `CHAINS`. It needs a line in `RE
 everything before a symbol, and one in `PLAIN` when it is told where in the event it is.
 """
 
-import importlib.resources
 import functools
+import importlib.resources
 import inspect
 import math
 
