@@ -1,4 +1,4 @@
-"""Sequence to sequence by LSTMs (Sutskever, Vinyals & Le 2014, "Sequence to sequence learning with neural networks")."""
+"""Sequence to sequence (Sutskever, Vinyals & Le 2014, "Sequence to sequence learning with neural networks")."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Seq2Seq(Recurrent):
         logits_t = W h_t + b
 
     Backwards, because the first symbols of the source are then near those of the target that they decide. All that the
-    target is told of the source is v, as many numbers for a long one as for a short one. Cost is linear in both lengths.
+    target is told of the source is v, as many numbers of a long one as of a short one. Cost is linear in both lengths.
 
     Args:
         symbols: K, 256 for bytes.
