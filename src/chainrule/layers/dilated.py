@@ -55,19 +55,35 @@ class Dilated(nn.Module):
         steps = x.shape[1]
         x = x if before is None else torch.cat([before.to(x), x], 1)
         x = F.pad(x, (0, 0, self.past if before is None else 0, self.ahead))
-        taps = [x[:, self.past + a : self.past + a + steps] for a in self.at]
+        starts = [self.past + a for a in self.at]
+        taps = Taps.apply(x, starts, steps)
         if texts is not None:
-            own = [
-                (texts[:, self.past + a :][:, :steps] == texts[:, self.past :])[..., None] for a in self.at
-            ]
-            taps = [tap * same for tap, same in zip(taps, own, strict=True)]
-        return self.linear(torch.cat(taps, -1))
+            own = [texts[:, s : s + steps] == texts[:, self.past :] for s in starts]
+            taps = (taps.unflatten(-1, (len(starts), -1)) * torch.stack(own, 2)[..., None]).flatten(-2)
+        return self.linear(taps)
 
     def program(self, p, x, **when: Any):
         """As an operation of a step program."""
         return p.dense(
             *(p.at(x, columns=a) for a in self.at), weight=self.linear.weight.T, bias=self.linear.bias, **when
         )
+
+
+class Taps(torch.autograd.Function):
+    """Stretches of x (B, T, n) that begin at `starts`, side by side: (B, steps, k n)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, starts: list[int], steps: int) -> Tensor:
+        ctx.starts, ctx.shape = starts, x.shape
+        return torch.cat([x[:, s : s + steps] for s in starts], -1)
+
+    @staticmethod
+    def backward(ctx: Any, by_taps: Tensor) -> Any:
+        """The gradient is added in place: what PyTorch would record fills and copies a whole x for each stretch."""
+        by_x, steps = by_taps.new_zeros(ctx.shape), by_taps.shape[1]
+        for start, part in zip(ctx.starts, by_taps.chunk(len(ctx.starts), -1), strict=True):
+            by_x[:, start : start + steps] += part
+        return by_x, None, None
 
 
 class Block(nn.Module):
@@ -101,8 +117,8 @@ class Block(nn.Module):
 
     def seen(self, h: Tensor) -> Tensor:
         """What of (B, T, 2 d) the convolution sees, (B, T, d)."""
-        v = self.norms[1](self.narrow(torch.relu(self.norms[0](h))))
-        return v if self.multiplicative else torch.relu(v)
+        v = self.norms[1](self.narrow(torch.relu_(self.norms[0](h))))
+        return v if self.multiplicative else torch.relu_(v)
 
     def forward(
         self, h: Tensor, seen: Tensor, before: Tensor | None = None, texts: Tensor | None = None
@@ -110,7 +126,7 @@ class Block(nn.Module):
         """h with what the block adds; `seen` is what `seen` gave, for the rest see `Dilated`."""
         v = self.conv(seen, before, texts)
         if self.mix is None:
-            v = torch.relu(self.norms[2](v))
+            v = torch.relu_(self.norms[2](v))
         else:
             w = self.norms[2](unit(v, seen))
             v = unit(self.mix(w), w)
