@@ -15,7 +15,7 @@ from chainrule.layers.attention import dense_program, norm_program, plus_class, 
 from chainrule.layers.carried import CHUNK, Carried, before_each
 from chainrule.layers.dilated import Block, causal, centred
 from chainrule.layers.dropout import dropped
-from chainrule.layers.translation import check_source, lengths_of, log_probs_of, loss_of
+from chainrule.layers.translation import check_condition, check_source, lengths_of, log_probs_of, loss_of
 from chainrule.model import check_sizes
 
 UNITS = ("relu", "multiplicative")
@@ -268,8 +268,7 @@ def check_shape(
     check_sizes(dilations=min(dilations))
     if units not in UNITS:
         raise ChainruleError(f"units is {units!r}: choose from {', '.join(UNITS)}")
-    if source < 0 or (source and classes):
-        raise ChainruleError(f"source is {source}, classes {classes}: take 0 or more, and one of them")
+    check_condition(source, classes)
     if source and kernel % 2 == 0:
         raise ChainruleError(
             f"a kernel of {kernel} has no centre: take an odd number where there is a source"
