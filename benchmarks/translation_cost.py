@@ -4,10 +4,10 @@
 
 Source and target have n symbols, drawn at random; the models have their laptop size and random weights; one thread. A
 step of training is the loss of one pair, in bfloat16 where the processor multiplies such numbers itself, and its
-gradient. A translation is n symbols drawn one after another by the step program, the encoding of the source included. `ms`
-are of processor time, which other work on the machine touches less than a clock on the wall; all sides in turn, the
-median counts. The last rows are the exponents a of n^a, by least squares through the logarithms of all sizes: 1 is
-linear.
+gradient. A translation is n symbols drawn one after another by the step program, the encoding of the source included.
+`ms` are of processor time, which other work on the machine touches less than a clock on the wall; all sides in turn,
+the median counts. The last rows are the exponents a of n^a, by least squares through the logarithms of all sizes: 1
+is linear.
 """
 
 from __future__ import annotations
