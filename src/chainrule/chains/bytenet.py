@@ -108,7 +108,7 @@ class ByteNet(Carried):
     @classmethod
     def configure(cls, data) -> dict:
         """Constructor arguments that the data imply."""
-        if getattr(data, "sources", None) is None:
+        if data.sources is None:
             return super().configure(data)
         return {"symbols": data.levels, "source": data.levels}
 
