@@ -16,13 +16,15 @@ from torch.nn import functional as F
 
 import contracts
 from chainrule import complete, sample, store, train
-from chainrule.chains import CHAINS, gated_pixelcnn, mixture, sparse_transformer, transformer_xl
+from chainrule.chains import CHAINS, gated_pixelcnn, mixture, seq2seq, sparse_transformer, transformer_xl
 from chainrule.chains import deep_attention as deep
+from chainrule.chains.bytenet import ByteNet
 from chainrule.chains.char_lstm import CharLSTM
 from chainrule.chains.deep_attention import DeepAttention
 from chainrule.chains.gated_pixelcnn import GatedPixelCNN
 from chainrule.chains.gpt import GPT
 from chainrule.chains.mlstm import MultiplicativeLSTM
+from chainrule.chains.seq2seq import Seq2Seq
 from chainrule.chains.sparse_transformer import SparseTransformer
 from chainrule.chains.transformer_xl import TransformerXL
 from chainrule.engine import Builder
@@ -1089,6 +1091,81 @@ def test_an_lstm_that_reads_both_ways_is_caught(monkeypatch, cls):
     monkeypatch.setattr(sequence, "over_time", broken)
     with pytest.raises(AssertionError, match="leaks into"):
         check_causality(chain, TEXT)
+
+
+def sourced(cls, **more):
+    return randomised(cls(symbols=3, source=4, **{**cls.SIZES["tiny"], **more}), TEXT)
+
+
+def test_a_reader_that_remembers_what_fills_a_source_up_is_caught(monkeypatch):
+    chain, run = sourced(Seq2Seq), seq2seq.stacked
+    check_sourced_ragged(chain, TEXT)
+
+    def broken(stack, gates, state, kept, training):
+        return run(stack, gates, state, None, training)
+
+    monkeypatch.setattr(seq2seq, "stacked", broken)
+    with pytest.raises(AssertionError, match="one by one"):
+        check_sourced_ragged(chain, TEXT)
+
+
+def never_forgets(told):
+    told[..., -2] = 1
+
+
+def begins_with_the_first_symbol(told):
+    told[..., -2] = (torch.arange(told.shape[1]) > 0).to(told)
+
+
+def told_at_every_place(told):
+    told[..., -1] = 1
+
+
+def told_of_nothing(told):
+    told[:, 0, -1] = 1
+
+
+@pytest.mark.parametrize(
+    "change", [never_forgets, begins_with_the_first_symbol, told_at_every_place, told_of_nothing]
+)
+def test_a_step_program_that_is_told_something_else_of_a_source_is_caught(monkeypatch, change):
+    chain, told = sourced(Seq2Seq), Seq2Seq.told
+    check_engine(chain, TEXT)
+
+    def broken(self, context):
+        rows = told(self, context).clone()
+        change(rows)
+        return rows
+
+    monkeypatch.setattr(Seq2Seq, "told", broken)
+    with pytest.raises(AssertionError):
+        check_engine(chain, TEXT)
+
+
+@pytest.mark.parametrize("units", ["relu", "multiplicative"])
+def test_an_encoder_whose_kernels_see_what_fills_a_source_up_is_caught(monkeypatch, units):
+    chain, places = sourced(ByteNet, units=units), ByteNet._places
+    check_sourced_ragged(chain, TEXT)
+
+    def broken(self, context):
+        symbols, inside = places(self, context)
+        return symbols, torch.ones_like(inside)
+
+    monkeypatch.setattr(ByteNet, "_places", broken)
+    with pytest.raises(AssertionError, match="one by one"):
+        check_sourced_ragged(chain, TEXT)
+
+
+def test_an_encoder_with_masked_kernels_is_caught(monkeypatch):
+    from test_translation import by_kernels
+
+    chain = sourced(ByteNet)
+    check_sourced_reach(chain, TEXT, by_kernels)
+    wanted = by_kernels(chain, TEXT, 6)
+    for block in chain.encoder_blocks:
+        block.conv.at = [a - block.conv.ahead for a in block.conv.at]
+    with pytest.raises(AssertionError, match="what it should not|must reach"):
+        check_sourced_reach(chain, TEXT, lambda *_: wanted)
 
 
 def attends(change):
