@@ -51,7 +51,7 @@ class Seq2Seq(Recurrent):
     }
     KINDS = ("text", "array")
     # a compiler has nothing to gain: the steps of the recurrence are operations of their own
-    TRAINING = {"batch": 32, "lr": 3e-3, "window": 64, "bfloat16": True, "carry": True, "compile": False}
+    TRAINING = {"batch": 32, "lr": 1e-2, "window": 64, "bfloat16": True, "carry": True, "compile": False}
 
     def __init__(
         self,
