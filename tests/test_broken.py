@@ -1164,7 +1164,7 @@ def test_an_encoder_with_masked_kernels_is_caught(monkeypatch):
     wanted = by_kernels(chain, TEXT, 6)
     for block in chain.encoder_blocks:
         block.conv.at = [a - block.conv.ahead for a in block.conv.at]
-    with pytest.raises(AssertionError, match="what it should not|must reach"):
+    with pytest.raises(AssertionError, match=r"what it should not|must reach"):
         check_sourced_reach(chain, TEXT, lambda *_: wanted)
 
 
