@@ -25,6 +25,7 @@ from chainrule.engine.device import Device
 from chainrule.engine.strict import Strict
 from chainrule.model import visit_order
 from chainrule.train import Plan, Training
+from chainrule.verbs.walk import encodings, told
 
 RARE = 1e-4  # a chi-square test with a fixed seed fails below this
 DRAWS = 4000
@@ -60,13 +61,30 @@ def events(chain, event, n, seed=0):
 
 
 def contexts(chain, n):
-    """What to condition `n` items on: nothing, or each class in turn."""
+    """What to condition `n` items on: nothing, or each class in turn, or sources, the last of them empty."""
+    if chain.source:
+        return [source.expand(n, -1) for source in sources(chain, 4)[[0, 2, 3]]]
     return [torch.full((n,), c) for c in range(chain.classes)] if chain.classes else [None]
 
 
 def mixed(chain, n):
-    """Classes 0, 1, ... in turn for `n` items, or None."""
+    """Classes 0, 1, ... in turn for `n` items, or as many sources, or None."""
+    if chain.source:
+        return sources(chain, n)
     return torch.arange(n) % chain.classes if chain.classes else None
+
+
+def sources(chain, n, longest=6, seed=0):
+    """Random sources (n, longest), -1 beyond the ends: the first is whole, four and more have all kinds of lengths."""
+    generator = torch.Generator().manual_seed(seed)
+    symbols = torch.randint(chain.source, (n, longest), generator=generator)
+    lengths = longest - 2 * torch.arange(n) % (longest + 1)  # 6, 4, 2, 0, 5, 3, 1, 6, ...
+    return symbols.where(torch.arange(longest) < lengths[:, None], -1)
+
+
+def repeated(context, n):
+    """What one item is conditioned on, for `n` items."""
+    return None if context is None else context.expand(n, *context.shape[1:])
 
 
 def conditionals(chain, x, context=None):
@@ -80,7 +98,7 @@ def conditionals(chain, x, context=None):
 def joint(chain, event, context=None, change=lambda log_p: log_p):
     """(all events, their probabilities by enumeration), each conditional changed by `change`."""
     x = all_events(event, chain.symbols)
-    log_p = change(conditionals(chain, x, None if context is None else context.expand(len(x))))
+    log_p = change(conditionals(chain, x, repeated(context, len(x))))
     taken = np.take_along_axis(log_p, x.reshape(len(x), -1, 1).numpy(), -1)[..., 0]
     return x, np.exp(taken.sum(1))
 
@@ -281,6 +299,114 @@ def check_padding(chain, event):
         assert (logits[0] != logits[-1]).any(-1).all(), f"level {level} looks like the outside of the event"
 
 
+# ---- a source ---------------------------------------------------------------------------------------------
+
+
+def all_of_the_source(chain, event, size):
+    """(N, S) bool: every conditional may depend on every symbol of a source."""
+    return np.ones((math.prod(event), size), bool)
+
+
+def check_sourced_reach(chain, event, reach=all_of_the_source, training=False, size=6, trials=6):
+    """Conditional i depends on symbol j of a source exactly where `reach(chain, event, size)` (N, S) says so.
+
+    Where it depends on the last one, no symbol there is like the end of the source.
+    """
+    wanted, chain = reach(chain, event, size), copy.deepcopy(chain).train(training)
+    found, ended = np.zeros(wanted.shape, bool), np.zeros((len(wanted), chain.source), bool)
+    for trial in range(trials):
+        reorder_weights(chain, trial)
+        rows = size + chain.source  # with another symbol at each place, and every last symbol taken away
+        x = events(chain, event, 1, seed=trial).expand(rows, *event)
+        source = sources(chain, 1, size, seed=trial).repeat(rows, 1)
+        source[size:, -1] = torch.arange(chain.source)
+        other = source.clone()
+        other[:size].diagonal().add_(1 + trial % (chain.source - 1)).remainder_(chain.source)
+        other[size:, -1] = -1
+        changed = (both(chain, x, source) != both(chain, x, other)).any(-1).numpy().T  # (N, rows)
+        found |= changed[:, :size]
+        ended |= changed[:, size:]
+    assert not (found & ~wanted).any(), "a symbol of the source reaches what it should not"
+    assert not (wanted & ~found).any(), "a symbol of the source must reach a conditional, and does not"
+    assert ended[wanted[:, -1]].all(), "the end of a source looks like a symbol"
+
+
+def check_sourced_items(chain, event, training=False):
+    """No bit of an item's conditionals depends on the sources and the targets beside it; it depends on its own."""
+    chain = copy.deepcopy(chain).train(training)
+    x, context = events(chain, event, 8), sources(chain, 8)
+    other = sources(chain, 8, seed=1)
+    alone = both(chain, x, context)
+    for i in range(8):
+        y, beside = events(chain, event, 8, seed=2), other.roll(1, 0)
+        y[i], beside[i] = x[i], context[i]
+        assert torch.equal(both(chain, y, beside)[i], alone[i]), "an item changes when others in its batch do"
+        beside[i] = other[i]
+        same = torch.equal(both(chain, y, beside)[i], alone[i])
+        assert same == torch.equal(other[i], context[i]), "an item is not conditioned on its own source"
+
+
+def check_sourced_ragged(chain, event, training=False):
+    """Sources and targets of several lengths, filled up with -1: all is as if each came alone.
+
+    Conditionals, nats (0 beyond the end of a target), the loss, which is their mean, and its gradient.
+    """
+    chain = copy.deepcopy(chain).train(training)
+    (size,) = event
+    x, context = events(chain, event, 6), sources(chain, 6)
+    lengths = [size, 1, *(2 + i * 3 % (size - 2) for i in range(4))]
+    for target, length in zip(x, lengths, strict=True):
+        target[length:] = -1
+    wider = torch.nn.functional.pad(context, (0, 3), value=-1)
+    logits, each = both(chain, x, context), chain.log_probs(x, context).detach()
+    assert not each[x < 0].any(), "what stands beyond the end of a target costs something"
+    close(chain.log_prob(x, context).detach(), each.sum(1))
+    close(both(chain, x, wider)[x >= 0], logits[x >= 0])
+    alone = [
+        (x[i : i + 1, :n], context[i : i + 1, : int((context[i] >= 0).sum())]) for i, n in enumerate(lengths)
+    ]
+    for i, (n, one) in enumerate(zip(lengths, alone, strict=True)):
+        close(logits[i, :n], both(chain, *one)[0])
+        close(each[i, :n], chain.log_probs(*one)[0].detach())
+    loss, slope = sloped(chain, [(x, context)])
+    close(loss, -each.sum() / sum(lengths))
+    close(slope, sloped(chain, alone)[1])
+    for filled in (x.clamp(min=0), torch.where(x < 0, chain.symbols - 1, x)):
+        assert torch.equal(both(chain, filled, context)[x >= 0], logits[x >= 0]), (
+            "what fills a target up is seen"
+        )
+
+
+def sloped(chain, batches):
+    """The mean loss of all symbols of `batches`, and its gradient by all parameters as one vector."""
+    counts = [int((x >= 0).sum()) for x, _ in batches]
+    losses = [n * chain.loss(*batch) for n, batch in zip(counts, batches, strict=True)]
+    loss = sum(losses) / sum(counts)
+    slopes = torch.autograd.grad(loss, list(chain.parameters()))
+    return loss.detach(), torch.cat([slope.flatten() for slope in slopes])
+
+
+def close(found, wanted):
+    np.testing.assert_allclose(
+        found.numpy(), wanted.numpy(), rtol=1e-9, atol=1e-11, err_msg="together is not one by one"
+    )
+
+
+def check_sourced_once(chain, event):
+    """A source is encoded once for a walk; in single precision with the same bits in any batch, filled up or not."""
+    single, calls = copy.deepcopy(chain).float().eval(), []
+    context, length = sources(single, 7), math.prod(event)
+    together = encodings(single, context, length)
+    assert together.shape == (7, length, single.features)
+    for i, source in enumerate(context):
+        found = encodings(single, source[None, : int((source >= 0).sum())], length)[0]
+        assert (found == together[i]).all(), "other bits in another batch"
+    plain = single.told
+    single.told = lambda context: calls.append(context) or plain(context)
+    steps(single, events(single, event, 7), context)
+    assert len(calls) == 1, f"the sources are read {len(calls)} times on a walk"
+
+
 # ---- the walk ---------------------------------------------------------------------------------------------
 
 
@@ -419,11 +545,13 @@ def check_coding(chain, event, lanes=7):
 
 
 def strict(chain, event, lanes, context, group=None):
-    return Strict(program_of(chain), event, lanes, None if context is None else context.numpy(), group=group)
+    return Strict(program_of(chain), event, lanes, *told(chain, event, context), group=group)
 
 
 def device(chain, event, lanes, context):
-    return Device(program_of(chain, np.float64), event, lanes, context, dtype=torch.float64)
+    return Device(
+        program_of(chain, np.float64), event, lanes, *told(chain, event, context), dtype=torch.float64
+    )
 
 
 # ---- states -------------------------------------------------------------------------------------------------
@@ -483,7 +611,7 @@ def check_samples(chain, event, sample=sample):
     both = {"temperature": 2.0, "top_p": 0.8, "top_k": 2}
     for change in ({}, {"temperature": 0.5}, {"top_p": 0.6}, both):
         context = classes[len(change) % len(classes)]
-        many = None if context is None else context.expand(DRAWS)
+        many = repeated(context, DRAWS)
         drawn = sample(chain, DRAWS, event, many, seed=len(change), **change)
         assert drawn.shape == (DRAWS, *event)
         filtered = sharpened(**change) if change else lambda log_p: log_p
@@ -544,7 +672,7 @@ def check_complete(chain, event, complete=complete, sample=sample):
         possible, p = joint(chain, event, one)
         given = (possible.reshape(-1, size)[:, beginning].numpy() == x.reshape(size)[beginning]).all(1)
         p = np.where(given, p, 0) / p[given].sum()
-        many = None if one is None else one.expand(DRAWS)
+        many = repeated(one, DRAWS)
         ends = complete(chain, x, beginning.reshape(event), DRAWS, many, seed=1)
         assert (ends.reshape(DRAWS, size)[:, beginning] == x.reshape(size)[beginning]).all(), (
             "what is known has changed"

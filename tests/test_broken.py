@@ -16,20 +16,24 @@ from torch.nn import functional as F
 
 import contracts
 from chainrule import complete, sample, store, train
-from chainrule.chains import CHAINS, gated_pixelcnn, mixture, sparse_transformer, transformer_xl
+from chainrule.chains import CHAINS, gated_pixelcnn, mixture, seq2seq, sparse_transformer, transformer_xl
 from chainrule.chains import deep_attention as deep
+from chainrule.chains.bytenet import ByteNet
 from chainrule.chains.char_lstm import CharLSTM
 from chainrule.chains.deep_attention import DeepAttention
 from chainrule.chains.gated_pixelcnn import GatedPixelCNN
 from chainrule.chains.gpt import GPT
 from chainrule.chains.mlstm import MultiplicativeLSTM
+from chainrule.chains.seq2seq import Seq2Seq
 from chainrule.chains.sparse_transformer import SparseTransformer
 from chainrule.chains.transformer_xl import TransformerXL
 from chainrule.engine import Builder
 from chainrule.engine.strict import Strict
 from chainrule.layers import attention, carried, conv, pixels, relative, sequence, sparse_attention
-from chainrule.model import Chain
+from chainrule.layers.translation import log_probs_of, loss_of
+from chainrule.model import Chain, pick
 from contracts import (
+    all_of_the_source,
     check_branches,
     check_carried,
     check_causality,
@@ -48,6 +52,10 @@ from contracts import (
     check_seed,
     check_seeds,
     check_smallest,
+    check_sourced_items,
+    check_sourced_once,
+    check_sourced_ragged,
+    check_sourced_reach,
     check_store,
     check_sums_to_one,
     check_symbol_types,
@@ -457,6 +465,156 @@ class ProgramRemembersTheLastEvent(Programmed):
         return [p.add(logits, p.constant(np.arange(self.symbols) * self.events))]
 
 
+class Translator(Programmed):
+    """Given a source too: at each of its places the sum of all its symbols' vectors, its own twice."""
+
+    def __init__(self, symbols: int = 3, source: int = 4, width: int = 4):
+        super().__init__(symbols, width, 0)
+        self.source, self.features = source, width
+        self.sources = nn.Embedding(source, width)
+
+    def logits(self, x, context=None):
+        flat = x.flatten(1).long().clamp(min=0)
+        e = F.pad(self.encode(context), (0, 0, 0, flat.shape[1]))[:, : flat.shape[1]]
+        return self.out(torch.tanh(self.hidden(flat) + e)).reshape(*x.shape, self.symbols)
+
+    def log_probs(self, x, context=None):
+        return log_probs_of(self.logits(x, context), x) if x.numel() else x.double()
+
+    def loss(self, x, context=None):
+        return loss_of(self.logits(x, context).flatten(1, -2), x.flatten(1))
+
+    def encode(self, context):
+        z, inside = self.told(context).split([self.features, 1], -1)
+        return self.ends(self.sum_of(self.begins(z, inside)) + z, inside)
+
+    def sum_of(self, z):
+        return z.sum(1, keepdim=True)
+
+    def begins(self, z, inside):
+        return z * inside
+
+    ends = begins
+
+    def told(self, context):
+        context = F.pad(context, (0, int(not context.shape[1])), value=-1)
+        z = self.sources(context.clamp(min=0))
+        return torch.cat([z, (context >= 0)[..., None].to(z)], -1)
+
+    def encoder(self, p, own=1.0):
+        """From the right the sum of what is to come, then from the left of what has been."""
+        told, n = p.given_features(), self.features
+        inside = p.dense(told[n:], weight=torch.ones(1, n))
+        z = p.multiply(told[:n], inside)
+        ahead, so_far = p.memory(n, "back"), p.memory(n)
+        p.write(ahead, p.add(p.at(ahead, columns=1), z))
+        p.add(p.at(so_far, columns=-1), p.multiply(z, p.constant(np.full(n, own))), into=so_far)
+        return p.multiply(p.add(so_far, ahead), inside)
+
+    def program(self, p):
+        taps = self.mix.weight.permute(2, 1, 0)
+        first = p.dense(self.from_symbol(p, -2), weight=taps[0], bias=self.mix.bias)
+        h = p.add(p.dense(self.from_symbol(p, -1), weight=taps[1], onto=first), p.given_features())
+        return [p.dense(p.pointwise("tanh", h), weight=self.out.weight.T, bias=self.out.bias)]
+
+
+class SourceGoesOn(Translator):
+    """What fills a source up counts as its first symbol."""
+
+    def begins(self, z, inside):
+        return z
+
+
+class EndIsASymbol(Translator):
+    """Beyond its end a source goes on with symbol 0."""
+
+    def told(self, context):
+        return super().told(context.clamp(min=0))
+
+
+class EncodingGoesOn(Translator):
+    """The encoding of a short source goes on to where the longest ends."""
+
+    def ends(self, z, inside):
+        return z
+
+
+class SourceOfAnotherItem(Translator):
+    def encode(self, context):
+        return super().encode(context).roll(1, 0)
+
+
+class MeanOverSources(Translator):
+    def encode(self, context):
+        e = super().encode(context)
+        return e - e.mean(0) if self.training else e
+
+
+class HearsTheFirstSymbolsOnly(Translator):
+    def sum_of(self, z):
+        return z[:, :3].sum(1, keepdim=True)
+
+
+class KnowsHowLongTheLongestTargetIs(Translator):
+    def logits(self, x, context=None):
+        return super().logits(x, context) / max(1, x.shape[1])
+
+
+class EndsCost(Translator):
+    def log_probs(self, x, context=None):
+        return pick(self.logits(x, context), x.clamp(min=0))
+
+
+class LossOfWhatIsNotThere(Translator):
+    def loss(self, x, context=None):
+        return loss_of(self.logits(x, context), x.clamp(min=0))
+
+
+class LossOfItemsNotOfSymbols(Translator):
+    def loss(self, x, context=None):
+        return -(self.log_probs(x, context).sum(1) / (x >= 0).sum(1)).mean()
+
+
+class TargetsAreFilledUpWithASymbol(Translator):
+    """A symbol that stands beyond the end says something about those before it."""
+
+    def hidden(self, flat):
+        return super().hidden(flat) + self.embed(flat[:, -1:])
+
+
+class EncoderForgetsAVector(Translator):
+    def encoder(self, p):
+        return super().encoder(p, own=0.0)
+
+
+class EncodesInSinglePrecision(Translator):
+    def encode(self, context):
+        return super().encode(context).float().double()
+
+
+class EncodesAtEveryStep(Translator):
+    def start(self, batch, event, context=None):
+        return {"context": context, "known": torch.zeros(batch, 0, dtype=torch.long)}
+
+    def step(self, state, symbol=None):
+        if symbol is not None:
+            state["known"] = torch.cat([state["known"], symbol[:, None].long()], 1)
+        return self.logits(F.pad(state["known"], (0, 1)), state["context"])[:, -1], state
+
+    def program(self, p):
+        return None
+
+
+class EncodingKnowsTheBatch(Translator):
+    def told(self, context):
+        return super().told(context) * (1 + 1e-6 * len(context))
+
+
+class EncodingKnowsTheLongestSource(Translator):
+    def told(self, context):
+        return super().told(context) * (1 + 1e-6 * context.shape[1])
+
+
 class SecretBuffer(Good):
     """Something else than arguments and weights decides what it says."""
 
@@ -602,6 +760,30 @@ def test_every_check_is_tried_on_something_broken():
     assert checks == tried | {"check_store", "check_seed", "check_carried"}  # these are tried further down
 
 
+def first_three(chain, event, size):
+    """It is thought that no more of a source than three symbols are seen."""
+    return all_of_the_source(chain, event, size) & (np.arange(size) < 3)
+
+
+SOURCED = [
+    *ALL.values(),
+    *(check_engine, check_sourced_reach, check_sourced_items, check_sourced_ragged, check_sourced_once),
+    *(partial(check, training=True) for check in (check_sourced_items, check_sourced_ragged)),
+]
+
+
+@pytest.mark.parametrize("check", SOURCED, ids=lambda check: getattr(check, "func", check).__name__)
+def test_a_good_chain_with_a_source_passes(check):
+    reach = {"reach": two_before} if getattr(check, "func", check) is check_causality else {}
+    check(ready(Translator), TEXT, **reach)
+
+
+def two_before(chain, event):
+    """The two symbols before each."""
+    i, j = np.indices((math.prod(event),) * 2)
+    return (j < i) & (j >= i - 2)
+
+
 BROKEN = [
     (check_sums_to_one, FirstSymbolIsFree, {}, TEXT),
     (check_sums_to_one, NeverImpossible, {}, TEXT),
@@ -647,6 +829,24 @@ BROKEN = [
     (check_gradients, HalfDetached, {}, TEXT),
     (check_gradients, LossIsNotTheLikelihoodsSlope, {}, TEXT),
     (check_overfits, Deaf, {}, TEXT),
+    (check_sourced_reach, HearsTheFirstSymbolsOnly, {}, TEXT),
+    (check_sourced_reach, EndIsASymbol, {}, TEXT),
+    (partial(check_sourced_reach, reach=first_three), Translator, {}, TEXT),
+    (check_sourced_items, SourceOfAnotherItem, {}, TEXT),
+    (partial(check_sourced_items, training=True), MeanOverSources, {}, TEXT),
+    (check_sourced_ragged, SourceGoesOn, {}, TEXT),
+    (check_sourced_ragged, EncodingGoesOn, {}, TEXT),
+    (check_sourced_ragged, KnowsHowLongTheLongestTargetIs, {}, TEXT),
+    (check_sourced_ragged, EndsCost, {}, TEXT),
+    (check_sourced_ragged, LossOfWhatIsNotThere, {}, TEXT),
+    (check_sourced_ragged, LossOfItemsNotOfSymbols, {}, TEXT),
+    (check_sourced_ragged, TargetsAreFilledUpWithASymbol, {}, TEXT),
+    (check_sourced_once, EncodesAtEveryStep, {}, TEXT),
+    (check_sourced_once, EncodingKnowsTheBatch, {}, TEXT),
+    (check_sourced_once, EncodingKnowsTheLongestSource, {}, TEXT),
+    (check_engine, EncoderForgetsAVector, {}, TEXT),
+    (check_engine, EncodingGoesOn, {}, (8,)),
+    (check_walk, EncodesInSinglePrecision, {}, TEXT),
 ]
 SAMPLERS = [
     (check_samples, off_by_one),
@@ -920,6 +1120,81 @@ def test_an_lstm_that_reads_both_ways_is_caught(monkeypatch, cls):
     monkeypatch.setattr(sequence, "over_time", broken)
     with pytest.raises(AssertionError, match="leaks into"):
         check_causality(chain, TEXT)
+
+
+def sourced(cls, **more):
+    return randomised(cls(symbols=3, source=4, **{**cls.SIZES["tiny"], **more}), TEXT)
+
+
+def test_a_reader_that_remembers_what_fills_a_source_up_is_caught(monkeypatch):
+    chain, run = sourced(Seq2Seq), seq2seq.stacked
+    check_sourced_ragged(chain, TEXT)
+
+    def broken(stack, gates, state, kept, training):
+        return run(stack, gates, state, None, training)
+
+    monkeypatch.setattr(seq2seq, "stacked", broken)
+    with pytest.raises(AssertionError, match="one by one"):
+        check_sourced_ragged(chain, TEXT)
+
+
+def never_forgets(told):
+    told[..., -2] = 1
+
+
+def begins_with_the_first_symbol(told):
+    told[..., -2] = (torch.arange(told.shape[1]) > 0).to(told)
+
+
+def told_at_every_place(told):
+    told[..., -1] = 1
+
+
+def told_of_nothing(told):
+    told[:, 0, -1] = 1
+
+
+@pytest.mark.parametrize(
+    "change", [never_forgets, begins_with_the_first_symbol, told_at_every_place, told_of_nothing]
+)
+def test_a_step_program_that_is_told_something_else_of_a_source_is_caught(monkeypatch, change):
+    chain, told = sourced(Seq2Seq), Seq2Seq.told
+    check_engine(chain, TEXT)
+
+    def broken(self, context):
+        rows = told(self, context).clone()
+        change(rows)
+        return rows
+
+    monkeypatch.setattr(Seq2Seq, "told", broken)
+    with pytest.raises(AssertionError):
+        check_engine(chain, TEXT)
+
+
+@pytest.mark.parametrize("units", ["relu", "multiplicative"])
+def test_an_encoder_whose_kernels_see_what_fills_a_source_up_is_caught(monkeypatch, units):
+    chain, places = sourced(ByteNet, units=units), ByteNet._places
+    check_sourced_ragged(chain, TEXT)
+
+    def broken(self, context):
+        symbols, inside = places(self, context)
+        return symbols, torch.ones_like(inside)
+
+    monkeypatch.setattr(ByteNet, "_places", broken)
+    with pytest.raises(AssertionError, match="one by one"):
+        check_sourced_ragged(chain, TEXT)
+
+
+def test_an_encoder_with_masked_kernels_is_caught(monkeypatch):
+    from test_translation import by_kernels
+
+    chain = sourced(ByteNet)
+    check_sourced_reach(chain, TEXT, by_kernels)
+    wanted = by_kernels(chain, TEXT, 6)
+    for block in chain.encoder_blocks:
+        block.conv.at = [a - block.conv.ahead for a in block.conv.at]
+    with pytest.raises(AssertionError, match=r"what it should not|must reach"):
+        check_sourced_reach(chain, TEXT, lambda *_: wanted)
 
 
 def attends(change):

@@ -65,6 +65,16 @@ TopK = Annotated[
 ]
 
 
+Source = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE|N",
+        help="What each line of DATA is conditioned on, as a translation is: the lines of FILE; or column N, 1 or 2, "
+        "of DATA, a table of two columns with a tab between.",
+    ),
+]
+
+
 def show_version(wanted: bool) -> None:
     if wanted:
         print(f"chainrule {__version__}")
@@ -121,6 +131,7 @@ def fit(
             help="Byte-pair tokens for texts: so many, learned now, or those of a tokenizer.json.",
         ),
     ] = None,
+    source: Source = None,
     start: Annotated[
         str | None,
         typer.Option(
@@ -158,7 +169,8 @@ def fit(
     with console.training(json_) as listen:
         learn(
             data, model, out=out, minutes=minutes, steps=steps, size=size, settings=settings(set_), seed=seed,
-            conditional=conditional, patches=patches, count=count, gray=gray, tokens=tokens, start=start,
+            conditional=conditional, patches=patches, count=count, gray=gray, tokens=tokens,
+            sources=file_or_column(source), start=start,
             holdout=holdout, batch=batch, lr=lr, compile=compile, bfloat16=bfloat16,
             resume=resume, save_every=save_every, listen=listen,
         )  # fmt: skip
@@ -177,6 +189,7 @@ def score(
             metavar="FILE", help="An .html page to write: texts coloured by surprise, maps of images."
         ),
     ] = None,
+    source: Source = None,
     threads: Threads = 0,
     force: Force = False,
     json_: Json = False,
@@ -186,7 +199,7 @@ def score(
     from chainrule import output
 
     page = page and output.free(page, (".html",), force)
-    opened, dataset = open_both(run, data)
+    opened, dataset = open_both(run, data, source)
     output.score_data(opened, dataset, data, page, top, json_)
 
 
@@ -527,12 +540,14 @@ def open_run(path: Path):
     return opened(path)
 
 
-def open_both(run: Path, source: str):
+def open_both(run: Path, source: str, sources: str | None = None):
     """A run and the data to use it on: of a named set the test split; channels and classes as the model wants them."""
     from chainrule.data import load
 
     opened = open_run(run)
-    data = load(source, split="test", **as_fitted(opened))
+    if sources is not None and not getattr(opened.model, "source", 0):
+        refuse("--source", sources, f"is for models that are conditioned on a source text, {run} holds none")
+    data = load(source, split="test", sources=file_or_column(sources), **as_fitted(opened))
     console.passed_over(data)
     return opened, data
 
@@ -564,6 +579,11 @@ def as_fitted(opened) -> dict[str, Any]:
         "gray": info.get("reading", {}).get("gray", False),
         "alphabet": opened.alphabet,
     }
+
+
+def file_or_column(source: str | None) -> str | int | None:
+    """What --source says: a file, or the number of a column."""
+    return int(source) if source is not None and source.isdecimal() and len(source) < 10 else source
 
 
 def refuse(option: str, value: str | None, why: str) -> None:

@@ -55,17 +55,18 @@ def fail(text: str) -> None:
 
 
 def passed_over(data: Dataset) -> None:
-    """Tell which files of a folder were left out, and which hold more than is read of them."""
-    tell_of(data.skipped, "left out")
-    tell_of(data.reduced, "with more than the pixels that are read")
+    """Tell which files of a folder or pairs of texts were left out, and which files hold more than is read of them."""
+    tell_of(data.skipped, "left out", "file" if data.sources is None else "pair")
+    read = "text that is" if data.kind == "text" else "pixels that are"
+    tell_of(data.reduced, f"with more than the {read} read")
 
 
-def tell_of(files: Sequence[tuple[str, str]], what: str) -> None:
-    """One line: how many files (name, why), and their names."""
+def tell_of(files: Sequence[tuple[str, str]], what: str, things: str = "file") -> None:
+    """One line: how many files or pairs (name, why), and their names."""
     if files:
         names = [f"{name} ({why})" for name, why in files[:NAMED]]
         more = [f"and {len(files) - NAMED:,} more"] if len(files) > NAMED else []
-        complain(f"{len(files):,} file{'s' * (len(files) > 1)} {what}: {'; '.join(names + more)}")
+        complain(f"{len(files):,} {things}{'s' * (len(files) > 1)} {what}: {'; '.join(names + more)}")
 
 
 def emit(row: dict[str, Any]) -> None:

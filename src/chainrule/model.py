@@ -34,7 +34,7 @@ class Chain(nn.Module, ABC):
         event: the shape of an event, or None when any shape of the right rank will do.
         classes: the number of classes it is conditioned on; 0 when it is unconditional.
         source: the number of symbols of the texts it is conditioned on; 0: none. Then `context` is these texts, (B, S)
-            with -1 beyond the end of a shorter one.
+            with -1 beyond the end of a shorter one, and so may x be: `loss` leaves these places out, `log_probs` is 0.
         SIZES: named sets of constructor arguments: "tiny" for tests, "laptop", "paper".
         KINDS: the kinds of data it can be fitted to.
         PASSAGE: of a chain that learns in one pass over its data, in order (`learn`): symbols a step; 0: of no other.

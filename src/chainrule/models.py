@@ -149,17 +149,20 @@ def is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-READING: dict[str, Any] = {  # what a run may say about how its data were read: arguments of `load`
-    **dict.fromkeys(["classes", "gray"], bool),
-    **dict.fromkeys(["patches", "count", "seed"], int),
-    "split": str,
+READING: dict[
+    str, tuple[type, ...]
+] = {  # what a run may say about how its data were read: arguments of `load`
+    **dict.fromkeys(["classes", "gray"], (bool,)),
+    **dict.fromkeys(["patches", "count", "seed"], (int,)),
+    "split": (str,),
+    "sources": (str, int),  # a file, or a column
 }
 
 
 def can_be_read(reading: Any) -> bool:
     """Whether `reading` is what a run says about how its data were read."""
     return isinstance(reading, dict) and all(
-        type(value) is READING.get(key) for key, value in reading.items()
+        type(value) in READING.get(key, ()) for key, value in reading.items()
     )
 
 

@@ -21,5 +21,6 @@ CHAINS = {
     "sparse-transformer": "chainrule.chains.sparse_transformer:SparseTransformer",
     "transformer-xl": "chainrule.chains.transformer_xl:TransformerXL",
     "bytenet": "chainrule.chains.bytenet:ByteNet",
+    "seq2seq": "chainrule.chains.seq2seq:Seq2Seq",
     "mixture": "chainrule.chains.mixture:Mixture",
 }

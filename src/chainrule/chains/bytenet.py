@@ -15,7 +15,7 @@ from chainrule.layers.attention import dense_program, norm_program, plus_class, 
 from chainrule.layers.carried import CHUNK, Carried, before_each
 from chainrule.layers.dilated import Block, causal, centred
 from chainrule.layers.dropout import dropped
-from chainrule.layers.translation import check_source, lengths_of, log_probs_of, loss_of
+from chainrule.layers.translation import check_condition, check_source, lengths_of, log_probs_of, loss_of
 from chainrule.model import check_sizes
 
 UNITS = ("relu", "multiplicative")
@@ -57,8 +57,8 @@ class ByteNet(Carried):
     """
 
     SIZES = {
-        "tiny": {"width": 12, "sets": 1, "dilations": [1, 2]},
-        "laptop": {"width": 256, "sets": 2},
+        "tiny": {"width": 10, "sets": 1, "dilations": [1, 2]},
+        "laptop": {"width": 256, "sets": 1},
         # Section 5, the language model; section 6 translates with width=800, units="relu".
         "paper": {"width": 512, "sets": 6, "units": "multiplicative", "dropout": 0.1},
     }
@@ -77,7 +77,7 @@ class ByteNet(Carried):
         self,
         symbols: int = 256,
         width: int = 256,
-        sets: int = 2,
+        sets: int = 1,
         dilations: Sequence[int] = (1, 2, 4, 8, 16),
         kernel: int = 3,
         units: str = "relu",
@@ -108,7 +108,7 @@ class ByteNet(Carried):
     @classmethod
     def configure(cls, data) -> dict:
         """Constructor arguments that the data imply."""
-        if getattr(data, "sources", None) is None:
+        if data.sources is None:
             return super().configure(data)
         return {"symbols": data.levels, "source": data.levels}
 
@@ -268,8 +268,7 @@ def check_shape(
     check_sizes(dilations=min(dilations))
     if units not in UNITS:
         raise ChainruleError(f"units is {units!r}: choose from {', '.join(UNITS)}")
-    if source < 0 or (source and classes):
-        raise ChainruleError(f"source is {source}, classes {classes}: take 0 or more, and one of them")
+    check_condition(source, classes)
     if source and kernel % 2 == 0:
         raise ChainruleError(
             f"a kernel of {kernel} has no centre: take an odd number where there is a source"

@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from chainrule.layers.sequence import Recurrent, lstm
+from chainrule.layers.attention import dense_program
+from chainrule.layers.sequence import Recurrent, first_gates, stacked, stacked_program
 from chainrule.model import check_sizes
 
 
@@ -62,33 +62,13 @@ class CharLSTM(Recurrent):
         """The state (layers, 2, B, h) before the first symbol."""
         return self.out.weight.new_zeros(self.lstm.num_layers, 2, batch, self.width)
 
-    def start(self, batch: int, event: tuple[int, ...], context: Tensor | None = None):
-        return {"batch": batch, "context": context, "lstm": None}
-
-    def step(self, state, symbol: Tensor | None = None):
-        """One step of the recurrence: its cost does not grow with what came before."""
-        if symbol is None:
-            symbol = torch.full((state["batch"],), self.symbols)
-        logits, state["lstm"] = self._run(symbol.long()[:, None], state["lstm"], state["context"])
-        return logits[:, 0], state
-
     def program(self, p):
         """The recurrence; what the first layer makes of a symbol is a table."""
         z = self.embed.weight if self.embed else torch.eye(self.symbols + 1)
         x = p.embed(p.fold(z, self.lstm.weight_ih_l0.T), columns=-1, outside=self.symbols, clock="pixel")
         if self.condition is not None:
             x = p.add(x, p.one_of_classes(p.fold(self.condition.weight, self.lstm.weight_ih_l0.T)))
-        h = None
-        for layer in range(self.lstm.num_layers):
-            w_x, w_h, b_x, b_h = self.lstm.all_weights[layer]
-            cell, hidden = p.memory(self.width), p.memory(self.width)
-            before = p.at(hidden, columns=-1)
-            if layer == 0:
-                gates = p.add(p.dense(before, weight=w_h.T, bias=b_x + b_h), x)
-            else:
-                gates = p.dense(h, before, weight=torch.cat([w_x.T, w_h.T]), bias=b_x + b_h)
-            h = p.lstm(gates, cell, hidden)
-        return [p.dense(h, weight=self.out.weight.T, bias=self.out.bias)]
+        return [dense_program(p, stacked_program(p, self.lstm, x)[-1], self.out)]
 
     def _run(
         self,
@@ -101,28 +81,8 @@ class CharLSTM(Recurrent):
         """inputs (B, T) of 0..K, K for "nothing yet" -> logits (B, T, K) and the new state."""
         state = self.rest(len(inputs)) if state is None else state
         kept = None if kept is None else kept.T[..., None].to(state)  # (T, B, 1)
-        z, index = self._first(inputs.T, context)
-        h, after = z, list[Tensor]()
-        for (w_x, w_h, b_x, b_h), own in zip(self.lstm.all_weights, state, strict=True):
-            if after:
-                h = F.dropout(h, self.lstm.dropout, self.training)
-                z, index = F.linear(h, w_x, b_x + b_h).to(h.dtype), None
-            h, last = lstm(z, w_h.T, own, kept, index)  # (T, B, h)
-            after.append(last)
-        return self.out(self.drop(h.transpose(0, 1))), torch.stack(after)
-
-    def _first(self, symbols: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """What symbols (T, B) and classes (B,) or (B, T) say to the gates of the first layer.
-
-        (T, B, 4 h) and None; or, of more symbols than there are, the rows (K + 1, 4 h) of a table and their index.
-        """
-        w, _, b_x, b_h = self.lstm.all_weights[0]
-        if self.embed and symbols.numel() < self.symbols:
-            z, index = F.linear(self.embed(symbols), w), None
-        else:
-            z, index = F.linear(self.embed.weight, w) if self.embed else w.T, symbols
-        z = z + (b_x + b_h)
-        if self.condition is None or context is None:
-            return z, index
-        z = z if index is None else F.embedding(index, z)
-        return z + F.linear(self.condition.weight, w)[context.t()], None
+        table = self.embed.weight if self.embed else None
+        condition = None if self.condition is None else self.condition.weight
+        gates = first_gates(self.lstm, table, inputs.T, condition, context)
+        h, state = stacked(self.lstm, gates, state, kept, self.training)
+        return self.out(self.drop(h.transpose(0, 1))), state

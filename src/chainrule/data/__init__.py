@@ -14,6 +14,8 @@ from chainrule.data.arrays import from_array, has_splits
 from chainrule.data.batches import (
     batches,
     draw,
+    padded,
+    pairs,
     passage,
     passages,
     rank_in_class,
@@ -24,6 +26,7 @@ from chainrule.data.batches import (
 from chainrule.data.dataset import Dataset
 from chainrule.data.files import load_path
 from chainrule.data.named import NAMED, SPLITS, describe, load_named
+from chainrule.data.parallel import Sources, load_parallel
 from chainrule.data.patches import COUNT, in_gray, patches_of
 from chainrule.data.reading import printable, shown
 from chainrule.errors import ChainruleError
@@ -36,6 +39,8 @@ __all__ = [
     "describe",
     "draw",
     "load",
+    "padded",
+    "pairs",
     "passage",
     "passages",
     "rank_in_class",
@@ -59,6 +64,7 @@ def load(
     count: int = COUNT,
     seed: int = 0,
     alphabet: Alphabet = BYTES,
+    sources: Sources | None = None,
 ) -> Dataset:
     """A named set, the files at a path, or an array with one item a row, as a `Dataset`.
 
@@ -76,6 +82,9 @@ def load(
         patches: instead of the images, `count` random patches of so many pixels across and down, drawn by
             `seed`. The images may have several sizes.
         alphabet: what the symbols of texts are to be: `alphabet` of the run whose model they are for.
+        sources: what each text is conditioned on, such as what it translates. A file: its lines are the sources of the
+            lines of `source`. A number, 1 or 2: `source` is a table of two columns with a tab between, and this is the
+            column of the sources. See `chainrule.data.parallel` for what a line is. A named set has its own.
 
     Raises:
         ChainruleError: nothing of that name, nothing that can be read, or symbols out of range.
@@ -83,14 +92,16 @@ def load(
     >>> load("digits", split="test").event
     (8, 8, 1)
     """
-    data = found(source, split, levels, classes, channels)
+    data = found(source, split, levels, classes, channels, sources)
     data = in_gray(data) if gray else data
     data = data if patches is None else patches_of(data, patches, count, seed)
     return data if alphabet is BYTES else data.in_alphabet(alphabet)
 
 
-def found(source, split, levels, classes, channels) -> Dataset:
+def found(source, split, levels, classes, channels, sources=None) -> Dataset:
     """What `load` finds, as it is."""
+    if sources is not None:
+        return with_sources(source, levels, classes, sources)
     if isinstance(source, Dataset):
         return source
     if isinstance(source, np.ndarray):
@@ -107,6 +118,18 @@ def found(source, split, levels, classes, channels) -> Dataset:
     close = difflib.get_close_matches(name, NAMED, 1)
     hint = f"did you mean {close[0]}?" if close else f"the sets are {', '.join(NAMED)}"
     raise ChainruleError(f"'{shown(text)}' is neither a file nor a folder nor a named set: {hint}")
+
+
+def with_sources(source, levels, classes, sources) -> Dataset:
+    """The pairs that `load` finds."""
+    if classes:
+        raise ChainruleError("texts with sources have no classes: leave out one of the two")
+    if isinstance(source, np.ndarray | Dataset):
+        raise ChainruleError("sources are read beside a file: give a path, or a Dataset that has them")
+    path = os.fsdecode(source)
+    if path.partition(":")[0] in NAMED and not os.path.lexists(path):
+        raise ChainruleError(f"{path} is a named set, and sources are read beside a file: leave them out")
+    return load_parallel(Path(path), sources, levels)
 
 
 def train_test(source: str | os.PathLike[str], **reading) -> tuple[Dataset, Dataset, bool]:

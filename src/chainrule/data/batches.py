@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 
@@ -14,6 +15,7 @@ from chainrule.errors import ChainruleError
 # Every use of random numbers has its own streams, so that the order of epoch 3 shares nothing with the
 # binarisation of step 3.
 BINARISE, SHUFFLE, WINDOWS, STREAMS = 0, 1, 2, 3
+POOL = 50  # batches of pairs that are drawn together, and divided by length
 BEFORE = 64  # symbols that a passage is given to know where it stands
 
 
@@ -102,6 +104,66 @@ def streams(
     return x, np.where(begins, -1, symbols[:, :-1]), classes
 
 
+def pairs(dataset: Dataset, size: int, seed: int, step: int) -> tuple[np.ndarray, np.ndarray]:
+    """The batch of training step `step` of texts with sources: both (B, longest) int64, −1 beyond a shorter one's end.
+
+    An epoch is ceil(N / size) steps, and sees every pair exactly once. The pairs of some `POOL` batches are drawn at
+    random and sorted by the longer of their sides, so that a batch has little to fill up; the batches of an epoch come
+    in permuted order.
+
+    Raises:
+        ChainruleError: there are no sources, or the events are no texts.
+
+    >>> two = [np.array([4, 5]), np.array([6])]
+    >>> x, sources = pairs(Dataset(two, 7, "text", sources=[np.array([1]), np.array([2, 3])]), 2, seed=0, step=0)
+    >>> sorted(zip(x.tolist(), sources.tolist()))
+    [([4, 5], [1, -1]), ([6, -1], [2, 3])]
+    """
+    check_rows(size, None)
+    check_pairs(dataset)
+    index = of_a_length(dataset, size, seed, step)
+    return padded([dataset.x[i] for i in index]), padded([dataset.sources[i] for i in index])  # type: ignore[index]
+
+
+def of_a_length(dataset: Dataset, size: int, seed: int, step: int) -> np.ndarray:
+    """Indices (B,) of the pairs of step `step`, whose longer sides are about equally long."""
+    count = math.ceil(len(dataset) / size)
+    epoch, turn = divmod(step, count)
+    place = int(shuffled(count, seed, epoch, 1)[turn]) * size
+    first = place - place % (POOL * size)
+    pool = shuffled(len(dataset), seed, epoch, 0)[first : first + POOL * size]
+    longer = [max(len(dataset.x[i]), len(dataset.sources[i])) for i in pool]  # type: ignore[index]
+    return pool[np.argsort(longer, kind="stable")][place - first : place - first + size]
+
+
+def padded(rows: Sequence[np.ndarray]) -> np.ndarray:
+    """Sequences of symbols (T,) side by side: (B, longest) int64, −1 beyond the end of a shorter one.
+
+    >>> padded([np.array([7, 8]), np.array([9])]).tolist()
+    [[7, 8], [9, -1]]
+    """
+    lengths = np.array([len(row) for row in rows], np.int64)
+    filled = np.full((len(rows), lengths.max(initial=0)), -1, np.int64)
+    if len(rows):
+        filled[np.arange(filled.shape[1]) < lengths[:, None]] = np.concatenate(rows)
+    return filled
+
+
+def check_pairs(dataset: Dataset) -> None:
+    """One clear line for data that are no texts, each with a source."""
+    what = dataset.source or "this"
+    if dataset.sources is None:
+        raise ChainruleError(f"{what} has no sources: pairs are drawn from texts that have, see `load`")
+    if dataset.binarise or any(len(shape) != 1 for shape in dataset.buckets):
+        raise ChainruleError(
+            f"pairs are drawn from texts and other events of one axis, {what} is {dataset.kind}"
+        )
+    if len(dataset.sources) != len(dataset) or not len(dataset):
+        raise ChainruleError(
+            f"{what} has {len(dataset):,} texts and {len(dataset.sources):,} sources: each text needs its own"
+        )
+
+
 def steps_per_epoch(dataset: Dataset, size: int, window: int | None = None) -> int:
     """Steps that see every event once, or (windows) as many symbols as there are.
 
@@ -170,7 +232,8 @@ def train_holdout(dataset: Dataset, share: float = 0.1) -> tuple[Dataset, Datase
     """Split off about `share` of a user's own data for checking: (training, held out).
 
     Every k-th event is held out, k = round(1 / share), beginning with the last of the first k. Of fewer than
-    10 texts the last `share` of each is held out instead; of fewer than 10 other events none is (None).
+    10 texts the last `share` of each is held out instead; of fewer than 10 other events none is (None), nor of fewer
+    than 10 texts with sources: what is left of one would not be what its source says.
 
     >>> train, held = train_holdout(Dataset(x=np.arange(20)[:, None], levels=20, kind="array"))
     >>> held.x.ravel().tolist()
@@ -182,6 +245,8 @@ def train_holdout(dataset: Dataset, share: float = 0.1) -> tuple[Dataset, Datase
         every = round(1 / share)
         held = np.arange(len(dataset)) % every == every - 1
         return dataset.select(~held), dataset.select(held)
+    if dataset.sources is not None:
+        return dataset, None
     cuts = [len(text) - int(len(text) * share) for text in dataset.x]
     if dataset.kind != "text" or any(cut == len(text) for cut, text in zip(cuts, dataset.x, strict=True)):
         return dataset, None

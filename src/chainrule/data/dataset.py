@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -29,10 +29,12 @@ class Dataset:
         classes: names of the classes, in the order of their indices; () without classes.
         source: what the user asked for ("digits", "photos/"), for messages and run.json.
         skipped: (name, reason) of every file that could not be read.
-        reduced: (name, what) of every file that holds more than `x` does: an alpha channel, 16 bits.
+        reduced: (name, what) of every file that holds more than `x` does: an alpha channel, 16 bits, carriage returns.
         binarise: True when `x` holds intensities 0..255 that are binarised afresh each time an event is
             drawn (dynamic binarisation: symbol 1 with probability x/255); then `levels` is 2.
         alphabet: what the symbols of texts spell.
+        sources: of texts that are each conditioned on another, such as the sentence that they translate: N arrays
+            (S,) in symbols of the same alphabet; else None.
     """
 
     x: np.ndarray | Sequence[np.ndarray]
@@ -46,6 +48,7 @@ class Dataset:
     reduced: tuple[tuple[str, str], ...] = field(default=())
     binarise: bool = False
     alphabet: Alphabet = BYTES
+    sources: Sequence[np.ndarray] | None = None
 
     def __len__(self) -> int:
         return len(self.x)
@@ -97,7 +100,8 @@ class Dataset:
             x = self.x[index] if isinstance(self.x, np.ndarray) else [self.x[i] for i in index]
         names = [self.names[i] for i in index] if len(self.names) else ()
         context = None if self.context is None else self.context[index]
-        return replace(self, x=x, names=names, context=context)
+        sources = None if self.sources is None else [self.sources[i] for i in index]
+        return replace(self, x=x, names=names, context=context, sources=sources)
 
     def in_alphabet(self, alphabet: Alphabet) -> Dataset:
         """The same texts in the symbols of another alphabet.
@@ -113,8 +117,13 @@ class Dataset:
             raise ChainruleError(
                 f"{self.source or 'this'} is {self.kind}: only texts are made of {alphabet.unit}s"
             )
-        texts = [alphabet.encode(self.alphabet.decode(x)) for x in self.x]
-        return replace(self, x=gather(texts), levels=alphabet.symbols, alphabet=alphabet)
+
+        def encoded(texts: Iterable[np.ndarray]) -> list[np.ndarray]:
+            return [alphabet.encode(self.alphabet.decode(text)) for text in texts]
+
+        sources = None if self.sources is None else encoded(self.sources)
+        x = gather(encoded(self.x))
+        return replace(self, x=x, sources=sources, levels=alphabet.symbols, alphabet=alphabet)
 
 
 class Rows(Sequence[np.ndarray]):

@@ -181,6 +181,8 @@ def with_levels(dataset: Dataset, levels: int) -> Dataset:
     if levels < 256:
         for name, event in zip(dataset.names, dataset.x, strict=True):
             checked_levels(event, levels, name)
+        for source in dataset.sources or ():
+            checked_levels(source, levels, f"a source in {dataset.source}")
     return replace(dataset, levels=levels)
 
 

@@ -16,8 +16,20 @@ from chainrule.data.arrays import from_array, read_members, read_npz
 from chainrule.data.batches import draw
 from chainrule.data.dataset import Dataset, Numbers, gather
 from chainrule.data.files import load_path, read_text, read_xz
-from chainrule.data.homes import BSDS, CALTECH, CIFAR10, MNIST, OLIVETTI, SHAKESPEARE, SST2, STACKS, Home
+from chainrule.data.homes import (
+    BSDS,
+    CALTECH,
+    CIFAR10,
+    MNIST,
+    MULTI30K,
+    OLIVETTI,
+    SHAKESPEARE,
+    SST2,
+    STACKS,
+    Home,
+)
 from chainrule.data.images import read_image_from
+from chainrule.data.parallel import Lines, aligned, dataset_of, read_lines
 from chainrule.data.reading import file_size, reading
 from chainrule.errors import ChainruleError
 
@@ -28,6 +40,7 @@ DIGITS = tuple("0123456789")
 STACKS_BYTES, STACKS_TEST = 27_680_851, 1_000_000  # of the text, and of its end, which is for testing
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 SST2_FILES = {"train": 6920, "dev": 872, "test": 1821}  # sentences of each
+MULTI30K_FILES = {"train": ("train", 29_000), VALIDATION: ("val", 1014), "test": ("test_2016_flickr", 1000)}
 
 
 def digits(split: str) -> Dataset:
@@ -167,6 +180,28 @@ def labelled_lines(path: Path, count: int) -> list[tuple[int, str]]:
     return found
 
 
+def multi30k(split: str) -> Dataset:
+    """German captions of photographs, each conditioned on the English one; white space around them is left out."""
+    parts = [MULTI30K_FILES[part] for part in (MULTI30K_FILES if split == "all" else [split])]
+    pairs = [
+        pair
+        for name, count in parts
+        for pair in aligned(captions(f"{name}.de.gz", count), captions(f"{name}.en.gz", count))
+    ]
+    return replace(dataset_of(pairs, ("German", "English"), "multi30k"), names=Numbers(len(pairs)))
+
+
+def captions(file: str, count: int) -> Lines:
+    """`count` lines of a file of multi30k, none of them empty."""
+    found = read_lines(MULTI30K.find() / file, f"{MULTI30K.file}/{file}")
+    lines = [line.strip() for line in found.lines]
+    if len(lines) != count or not all(lines):
+        raise ChainruleError(
+            f"{found.name} holds {sum(map(bool, lines)):,} captions, not {count:,}: it is another file"
+        )
+    return Lines(found.name, lines)
+
+
 @dataclass(frozen=True)
 class Named:
     """One row of the table: what there is to know about a set before it is loaded."""
@@ -288,6 +323,18 @@ NAMED = {
         "sentences of film reviews, negative or positive; sst2:validation has 872 more",
         SST2,
         872,
+    ),
+    "multi30k": Named(
+        multi30k,
+        "text",
+        None,
+        256,
+        29_000,
+        1000,
+        "not stated",
+        "captions in German, each with its English source; multi30k:validation has 1,014 more",
+        MULTI30K,
+        1014,
     ),
 }
 

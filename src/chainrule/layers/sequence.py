@@ -8,12 +8,12 @@ gradient by a weight is one product over all steps.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from chainrule.errors import ChainruleError
@@ -27,6 +27,16 @@ CELL = LSTM()
 
 class Recurrent(Carried):
     """A carried chain whose state is that of LSTMs: the cells and the hidden units of each (abstract)."""
+
+    def start(self, batch: int, event: tuple[int, ...], context: Tensor | None = None):
+        return {"batch": batch, "context": context, "lstm": None}
+
+    def step(self, state, symbol: Tensor | None = None):
+        """One step of the recurrence: its cost does not grow with what came before."""
+        if symbol is None:
+            symbol = torch.full((state["batch"],), self.symbols)
+        logits, state["lstm"] = self._run(symbol.long()[:, None], state["lstm"], state["context"])
+        return logits[:, 0], state
 
     def cells(self, x: Sequence[Any] | Tensor, context: Tensor | None = None) -> Tensor:
         """The cells (N, h) of the LSTM after the last symbol of each event: what it kept of the whole of it.
@@ -200,6 +210,84 @@ def multiplicative_lstm(
         mask: (B, h), times h in h M.
     """
     return over_time(inputs, factors, weight, mix, state, kept, index, mask)
+
+
+def first_gates(
+    stack: nn.LSTM,
+    table: Tensor | None,
+    symbols: Tensor,
+    condition: Tensor | None = None,
+    context: Tensor | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """What symbols (T, B) say to the gates of the first layer of `stack`.
+
+    Args:
+        table: (K, n), what stands for each symbol; None: one-hot.
+        condition: (classes, n), added for the classes `context` (B,) or (B, T).
+
+    Returns:
+        (T, B, 4 h) and None; or, of more symbols than there are, the rows (K, 4 h) of all of them and their index.
+    """
+    w, _, b_x, b_h = stack.all_weights[0]
+    if table is not None and symbols.numel() < len(table):
+        z, index = F.linear(F.embedding(symbols, table), w), None
+    else:
+        z, index = w.T if table is None else F.linear(table, w), symbols
+    z = z + (b_x + b_h)
+    if condition is None or context is None:
+        return z, index
+    z = z if index is None else F.embedding(index, z)
+    return z + F.linear(condition, w)[context.t()], None
+
+
+def stacked(
+    stack: nn.LSTM,
+    gates: tuple[Tensor, Tensor | None],
+    state: Tensor,
+    kept: Tensor | None = None,
+    training: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Hidden units (T, B, h) of the last of several LSTMs, each of which reads the one below, and the state of all.
+
+    Args:
+        gates: what `first_gates` gave.
+        state: (layers, 2, B, h).
+        kept: as `lstm` takes it.
+        training: whether what goes from layer to layer is dropped in part.
+    """
+    (z, index), after = gates, list[Tensor]()
+    h = z
+    for (w_x, w_h, b_x, b_h), own in zip(stack.all_weights, state, strict=True):
+        if after:
+            h = F.dropout(h, stack.dropout, training)
+            z, index = F.linear(h, w_x, b_x + b_h).to(h.dtype), None
+        h, last = lstm(z, w_h.T, own, kept, index)  # (T, B, h)
+        after.append(last)
+    return h, torch.stack(after)
+
+
+def stacked_program(
+    p: Any, stack: nn.LSTM, x: Any, clock: str = "pixel", before: Callable[[Any, int], Any] | None = None
+) -> list[Any]:
+    """`stacked` in a step program: the cells and hidden units of each layer.
+
+    Args:
+        x: what a symbol says to the gates of the first layer, without a bias.
+        before: (memory, i) -> what the i-th of the results was before; by default a place to the left.
+    """
+    states: list[Any] = []
+    for layer, (w_x, w_h, b_x, b_h) in enumerate(stack.all_weights):
+        memories = [p.memory(stack.hidden_size, clock) for _ in range(2)]
+        cell, hidden = (
+            before(m, 2 * layer + i) if before else p.at(m, columns=-1) for i, m in enumerate(memories)
+        )
+        if layer == 0:
+            gates = p.add(p.dense(hidden, weight=w_h.T, bias=b_x + b_h), x)
+        else:
+            gates = p.dense(states[-1], hidden, weight=torch.cat([w_x.T, w_h.T]), bias=b_x + b_h)
+        p.lstm(gates, *memories, before=cell)
+        states += memories
+    return states
 
 
 @torch.compiler.disable  # a compiler would unroll the steps

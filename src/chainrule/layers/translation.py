@@ -5,11 +5,18 @@ B batch, S symbols of a source, T of a target, K symbols; -1 stands beyond the e
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from chainrule.errors import ChainruleError
 from chainrule.model import pick
+
+
+def check_condition(source: int, classes: int) -> None:
+    """One clear line for a chain that is conditioned on less than nothing, or on two things."""
+    if source < 0 or (source and classes):
+        raise ChainruleError(f"source is {source}, classes {classes}: take 0 or more, and one of them")
 
 
 def check_source(source: int, context: Tensor | None) -> None:
@@ -33,7 +40,8 @@ def lengths_of(texts: Tensor) -> Tensor:
 
 def loss_of(logits: Tensor, x: Tensor) -> Tensor:
     """The mean -log p of targets x (B, T) in nats, given logits (B, T, K); beyond an end nothing counts."""
-    return F.cross_entropy(logits.flatten(0, 1).float(), x.flatten().long(), ignore_index=-1)
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return F.cross_entropy(logits.flatten(0, 1), x.flatten().long(), ignore_index=-1)
 
 
 def log_probs_of(logits: Tensor, x: Tensor) -> Tensor:

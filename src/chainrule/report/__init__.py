@@ -31,7 +31,7 @@ from chainrule.report import sections
 from chainrule.report.codecs import codec_table
 from chainrule.report.page import page
 from chainrule.report.scored import exactness
-from chainrule.verbs.score import Scores, score
+from chainrule.verbs.score import Scores, context_of, score
 from chainrule.verbs.walk import fill, sample
 
 __all__ = ["page", "report", "sections"]
@@ -315,6 +315,10 @@ def codecs(subject: Subject) -> str:
     """The model beside the codecs, on the same items."""
     if subject.scores is None or not subject.scores.symbols.sum():
         return ""
+    if subject.run.chain.source:
+        return sections.note_section(
+            "Beside other codecs", "No codec is told a source text, so none is compared."
+        )
     sizes = subject.scores.symbols
     n = max(1, int(np.searchsorted(np.cumsum(sizes), CODEC_SYMBOLS, side="right")))
     bits = float(subject.scores.nats[:n].sum() / math.log(2) / sizes[:n].sum())
@@ -331,6 +335,9 @@ def training(subject: Subject) -> str:
 
 def texts(subject: Subject) -> str:
     """Texts that the model writes."""
+    if subject.run.chain.source:
+        command = f"chainrule sample {shlex.quote(str(subject.run.path))} --source TEXT"
+        return sections.note_section("Samples", f"What the model writes depends on a source text: {command}.")
     n, seconds = drawn_in_time(subject, (3, 1), (TEXT,))
     if not n:
         return too_long("Samples", subject, seconds)
@@ -344,14 +351,14 @@ def texts(subject: Subject) -> str:
 
 def coloured_text(subject: Subject) -> str:
     """The beginning of a real text, coloured by surprise."""
-    event = next((np.asarray(e) for e in (subject.data.x if subject.data else ()) if len(e)), None)
-    if event is None or subject.data is None:
+    data, chain = subject.data, subject.run.chain
+    first = next((i for i, event in enumerate(data.x if data else ()) if len(event)), None)
+    if first is None or data is None:
         return ""
-    x = torch.from_numpy(event[: 2 * TEXT].astype(np.int64))[None]
-    context = None if subject.data.context is None else torch.tensor([int(subject.data.context[0])])
+    x = torch.from_numpy(np.asarray(data.x[first])[: 2 * TEXT].astype(np.int64))[None]
     with torch.inference_mode():
-        nats = -subject.run.chain.log_probs(x, context)[0]
-    alphabet, symbols = subject.data.alphabet, x[0].numpy()
+        nats = -chain.log_probs(x, context_of(chain, data, [first]))[0]
+    alphabet, symbols = data.alphabet, x[0].numpy()
     bits = alphabet.shared(symbols, nats.numpy() / math.log(2))
     return sections.surprising_text_section(BYTES.encode(alphabet.decode(symbols)), bits)
 
@@ -518,6 +525,7 @@ def fit_command(run: Run) -> str:
         **({k: training.get(k) for k in ("batch", "lr")} if chain else {}),
         **{k: info.get(k) for k in ("seed", "holdout", "threads")},
         **{k: reading.get(k) for k in ("patches", "count")},
+        "source": reading.get("sources"),
         "start": (info.get("start") or {}).get("from"),
         "tokens": None if "start" in info else (info.get("tokens") or {}).get("given"),
     }

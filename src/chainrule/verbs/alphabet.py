@@ -26,7 +26,7 @@ def alphabet_for(data: Dataset, given: int | str | Path | None, holdout: float) 
     if not said.isdecimal():
         return read(said)
     part = divided(data, holdout)[0]
-    return learn((BYTES.decode(x) for x in part.x), int(said))
+    return learn((BYTES.decode(x) for x in (*part.x, *(part.sources or ()))), int(said))
 
 
 def divided(data: Dataset, holdout: float) -> tuple[Dataset, Dataset | None]:

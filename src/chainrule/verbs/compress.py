@@ -156,6 +156,11 @@ def compress(
 
 def check_data(chain: Chain, data: Dataset) -> None:
     """One clear line when `data` cannot be compressed with `chain`."""
+    if chain.source:
+        raise ChainruleError(
+            "the model is conditioned on source texts, and an archive has no place for these yet: compress with a "
+            "model of the texts alone"
+        )
     if data.binarise:
         raise ChainruleError(
             "these data are binarised afresh each time they are drawn: compress a fixed split"

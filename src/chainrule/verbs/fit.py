@@ -18,6 +18,7 @@ import torch
 
 from chainrule import __version__, store
 from chainrule.data import Alphabet, Dataset, batches, load
+from chainrule.data.parallel import Sources
 from chainrule.data.patches import COUNT
 from chainrule.errors import ChainruleError
 from chainrule.model import Chain, Code
@@ -49,6 +50,7 @@ from chainrule.verbs.training import (
 )
 
 DEFAULT_MODEL = {"image": "gated-pixelcnn", "text": "char-lstm", "array": "char-lstm"}
+TRANSLATOR = "bytenet"  # for texts with sources
 DEFAULT_MINUTES = 10.0
 SAVE_EVERY = 20.0  # seconds between checkpoints, unless told otherwise
 LOOK_EVERY = 60.0  # seconds between estimates on held-out items
@@ -73,6 +75,7 @@ def fit(
     count: int | None = None,
     gray: bool = False,
     tokens: int | str | Path | None = None,
+    sources: Sources | None = None,
     start: str | Path | None = None,
     holdout: float = 0.05,
     batch: int | None = None,
@@ -99,6 +102,9 @@ def fit(
         gray: colour images become their luminance.
         tokens: how many byte-pair tokens the alphabet of texts has, learned from what is not held out; or the
             tokenizer.json to take them from. By default symbols are bytes.
+        sources: of texts that are each conditioned on another, as translations are: the file whose lines are the
+            sources of the lines of `data`, or the column of sources, 1 or 2, of a table of two (see `load`). A named
+            set of such texts, or a Dataset, has its own; a model without an argument `source` does not look at them.
         start: a run, or a folder of GPT-2, to begin from: its chain with all that it has learned, and its alphabet. The
             learning rate is then a tenth of what suits a new model, unless `lr` says otherwise.
         holdout: share of the items kept from training to score it with (at most 1,000 items).
@@ -118,6 +124,7 @@ def fit(
     if resume:
         info, folder = reopen(out)
         dataset = load(info["data"] if data is None else data, **info["reading"])
+        dataset = as_taken(dataset, info["model"])
         check_same_data(dataset, info)
         alphabet = alphabet_of(info, folder)
         check_one_pass(info, minutes=minutes, steps=steps)
@@ -127,11 +134,13 @@ def fit(
     elif data is None:
         raise ChainruleError("say what to learn from: a path, or a name that chainrule data lists")
     else:
-        reading = how_to_read(conditional, patches, count, gray, seed)
+        reading = how_to_read(conditional, patches, count, gray, seed, sources)
         dataset = load(data, **reading)
         begun = None if start is None else started(start, model, tokens)
+        name = begun.info["model"] if begun else model or default_model(dataset)
+        dataset = as_taken(dataset, name)
         alphabet = alphabet_for(dataset, tokens, holdout) if begun is None else begun.alphabet
-        info = describe(dataset, alphabet, model, size, settings or {}, seed, conditional, holdout, begun)
+        info = describe(dataset, alphabet, name, size, settings or {}, seed, conditional, holdout, begun)
         info |= {"reading": reading, **facts_of(alphabet, tokens)}
         info["budget"] = {"minutes": minutes, "steps": steps}
         rates = {"batch": batch, "lr": lr, "compile": compile, "bfloat16": bfloat16}
@@ -147,6 +156,9 @@ def fit(
     if not info["conditional"]:
         dataset = replace(dataset, context=None, classes=())
     built = store.build(info["model"], info["args"], TABLE, info["seed"])
+    if not getattr(built, "source", 0):
+        check_no_sources(info)
+        dataset = replace(dataset, sources=None)
     learn, held = divided(dataset, info["holdout"])
     if alphabet is not dataset.alphabet:
         learn, held = learn.in_alphabet(alphabet), held and held.in_alphabet(alphabet)
@@ -170,8 +182,34 @@ def fit(
     return fit_chain(built, learn, held, folder, info, save_every, listen)
 
 
+def default_model(data: Dataset) -> str:
+    """The chain that suits the kind of data."""
+    return DEFAULT_MODEL[data.kind] if data.sources is None else TRANSLATOR
+
+
+def as_taken(data: Dataset, name: str) -> Dataset:
+    """The data as a model of that name takes them: without sources, when it has no argument `source`."""
+    if data.sources is None or "source" in store.options(store.resolve(name, TABLE)):
+        return data
+    return replace(data, sources=None)
+
+
+def check_no_sources(info: dict[str, Any]) -> None:
+    """One clear line when sources were asked for, and the model that is to be learned is not conditioned on any."""
+    if (asked := info["reading"].get("sources")) is not None:
+        raise ChainruleError(
+            f"--source {asked}: {info['model']}, as it is to be learned, is not conditioned on a source text: leave it "
+            f"out, or take a model that is, such as {TRANSLATOR}"
+        )
+
+
 def how_to_read(
-    conditional: bool, patches: int | None, count: int | None, gray: bool, seed: int
+    conditional: bool,
+    patches: int | None,
+    count: int | None,
+    gray: bool,
+    seed: int,
+    sources: Sources | None,
 ) -> dict[str, Any]:
     """The arguments of `load` for data to learn from; a run keeps them, so that it always sees the same items."""
     if count is not None and patches is None:
@@ -179,6 +217,8 @@ def how_to_read(
     reading: dict[str, Any] = {"split": "train", "classes": conditional}
     if gray:
         reading["gray"] = True
+    if sources is not None:
+        reading["sources"] = sources if isinstance(sources, int) else os.fsdecode(sources)
     if patches is not None:
         reading |= {"patches": patches, "count": COUNT if count is None else count, "seed": seed}
     return reading
@@ -187,7 +227,7 @@ def how_to_read(
 def describe(
     data: Dataset,
     alphabet: Alphabet,
-    model,
+    name,
     size,
     settings,
     seed,
@@ -196,7 +236,6 @@ def describe(
     begun: Run | None = None,
 ) -> dict[str, Any]:
     """The facts of a new run: what will be learned, from what, and with which arguments."""
-    name = begun.info["model"] if begun else model or DEFAULT_MODEL[data.kind]
     cls = store.resolve(name, TABLE)
     if size not in cls.SIZES:
         raise ChainruleError(f"{name} has no size {size!r}: choose from {', '.join(cls.SIZES)}")
@@ -223,7 +262,9 @@ def describe(
         **same_data(data),
         "classes": list(seen.classes),
         "conditional": conditional,
-        "holdout": min(holdout, 1000 / max(len(data), 1)) if data.kind != "text" else holdout,
+        "holdout": holdout
+        if data.kind == "text" and data.sources is None
+        else min(holdout, 1000 / max(len(data), 1)),
         "seed": seed,
         "threads": torch.get_num_threads(),
         "versions": {

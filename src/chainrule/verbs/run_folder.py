@@ -168,10 +168,11 @@ def same_data(data: Dataset) -> dict[str, Any]:
 
 
 def crc32(data: Dataset) -> int:
-    """CRC-32 of at most 64 items, spread over the data, and at most the first million symbols of each."""
+    """CRC-32 of at most 64 items and their sources, spread over the data, and at most a million symbols of each."""
     crc = 0
     for i in sorted(set(np.linspace(0, len(data) - 1, 64).astype(int).tolist())) if len(data) else []:
-        crc = zlib.crc32(np.asarray(data.x[i]).reshape(-1)[:1_000_000].astype("<i8").tobytes(), crc)
+        for event in (data.x[i], *(() if data.sources is None else (data.sources[i],))):
+            crc = zlib.crc32(np.asarray(event).reshape(-1)[:1_000_000].astype("<i8").tobytes(), crc)
     return crc
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from chainrule.data import BYTES, Dataset
+from chainrule.data import BYTES, Dataset, padded
 from chainrule.errors import ChainruleError
 from chainrule.model import Chain
 
@@ -60,10 +60,10 @@ def score(
     Args:
         tick: called with the number of items done.
         hear: called with the index of each item and what its symbols cost: −log p in nats (*event), float64, which
-            add up to the item's score. Items come in batches of one shape, not in their order.
+            add up to the item's score. Items come in batches, not in their order.
 
     Raises:
-        ChainruleError: the data have more levels than the model, other shapes, or lack the classes it needs.
+        ChainruleError: the data have more levels than the model, other shapes, or lack the classes or sources it needs.
 
     Example:
         >>> from chainrule.chains.uniform import Uniform
@@ -74,8 +74,9 @@ def score(
     check_fits(chain, data)
     nats, done = np.zeros(len(data)), 0
     chain.eval()
-    for index in same_shape(data, chain.symbols):
-        x = torch.from_numpy(np.stack([np.asarray(data.x[i]) for i in index]).astype(np.int64))
+    for index in together(chain, data):
+        events = [np.asarray(data.x[i]) for i in index]
+        x = torch.from_numpy(padded(events) if chain.source else np.stack(events).astype(np.int64))
         with torch.inference_mode():
             context = context_of(chain, data, index)
             if hear is None:
@@ -83,8 +84,8 @@ def score(
             else:
                 each = chain.log_probs(x, context)
                 nats[index] = -each.flatten(1).sum(1).numpy()
-                for i, item in zip(index.tolist(), -each.numpy(), strict=True):
-                    hear(i, item)
+                for i, event, item in zip(index.tolist(), events, -each.numpy(), strict=True):
+                    hear(i, item[: len(event)])
         done += len(index)
         if tick is not None:
             tick(done)
@@ -117,18 +118,49 @@ def check_symbols(chain: Chain, data: Dataset) -> None:
         raise ChainruleError(
             f"the data have {data.levels} levels, the model has {chain.symbols}: was it fitted on other data?"
         )
+    check_sources(chain, data)
     if chain.classes and data.context is None:
         raise ChainruleError(f"the model is conditioned on {chain.classes} classes, the data have none")
     if chain.classes and len(data) and int(data.context.max()) >= chain.classes:  # type: ignore[union-attr]
         raise ChainruleError(f"the data have {len(data.classes)} classes, the model has {chain.classes}")
 
 
+def check_sources(chain: Chain, data: Dataset) -> None:
+    """One clear line when `chain` is conditioned on a source text, and `data` have none that it knows."""
+    if chain.source and data.sources is None:
+        raise ChainruleError(
+            f"the model is conditioned on source texts, {data.source or 'the data'} has none: say with --source where "
+            "they are"
+        )
+    if chain.source and data.levels > chain.source:
+        raise ChainruleError(
+            f"the sources have {data.levels} levels, the model knows {chain.source}: was it fitted on other data?"
+        )
+
+
 def context_of(chain: Chain, data: Dataset, index) -> torch.Tensor | None:
-    """The classes (B,) of the items at `index`, or None for an unconditional chain."""
+    """What the items at `index` are conditioned on: sources (B, S), −1 beyond their ends; classes (B,); or None."""
+    if chain.source:
+        return torch.from_numpy(padded([data.sources[i] for i in index]))  # type: ignore[index]
     return torch.from_numpy(np.asarray(data.context)[index].astype(np.int64)) if chain.classes else None
 
 
-def same_shape(data: Dataset, symbols: int):
+def together(chain: Chain, data: Dataset) -> Iterator[np.ndarray]:
+    """Yield arrays of indices of the items that are scored at once."""
+    return same_length(data, chain.symbols) if chain.source else same_shape(data, chain.symbols)
+
+
+def same_length(data: Dataset, symbols: int) -> Iterator[np.ndarray]:
+    """Yield indices of texts with sources, whose longer sides are about equally long; the longest first."""
+    longer = np.maximum(data.lengths(), [len(source) for source in data.sources or ()])
+    order, start = np.argsort(-longer, kind="stable"), 0
+    while start < len(order):
+        batch = max(1, min(ITEMS_AT_ONCE, LOGITS_AT_ONCE // max(1, int(longer[order[start]]) * symbols)))
+        yield order[start : start + batch]
+        start += batch
+
+
+def same_shape(data: Dataset, symbols: int) -> Iterator[np.ndarray]:
     """Yield arrays of indices whose items share a shape and together fit into memory."""
     shapes: dict[tuple[int, ...], list[int]] = {}
     for i in range(len(data)):

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from chainrule import store
-from chainrule.data import Dataset, batches, passage, passages, streams
+from chainrule.data import Dataset, batches, pairs, passage, passages, streams
 from chainrule.errors import ChainruleError
 from chainrule.model import Chain
 from chainrule.models import TABLE, Run, open_run
@@ -28,7 +28,8 @@ def training_options(
 ) -> Options:
     """Items a step, rate, window and so on: what the model suggests, unless something else was asked for.
 
-    A window that is a name is what that argument of the model is; events of one shape are learned from whole.
+    A window that is a name is what that argument of the model is; events of one shape, and pairs of a text and its
+    source, are learned from whole.
     """
     cls = store.resolve(name, TABLE)
     suggested = {
@@ -44,7 +45,7 @@ def training_options(
     if isinstance(suggested["window"], str):
         argument = suggested["window"]
         suggested["window"] = args.get(argument, signature(cls).parameters[argument].default)
-    if args.get("event") is not None:
+    if args.get("event") is not None or args.get("source"):
         suggested |= {"window": None, "carry": False}
     given = {"batch": batch, "lr": lr, "compile": compile, "bfloat16": bfloat16}
     return {**suggested, **{k: v for k, v in given.items() if v is not None}}
@@ -91,11 +92,13 @@ def by_passages(
 def by_batches(
     chain: Chain, learn: Dataset, options: Options, budget: Plan, before: list[nn.Module]
 ) -> Training:
-    """Random batches; or, of a chain whose state is carried, streams that read on."""
+    """Random batches; of a chain whose state is carried streams that read on; of one with a source pairs."""
     carries = options.get("carry", False)  # runs of earlier versions say nothing about it
     rows = streams if carries else batches
 
     def batch_at(step: int) -> Batch:
+        if chain.source:
+            return tuple(map(torch.from_numpy, pairs(learn, options["batch"], budget.seed, step)))
         arrays = rows(learn, options["batch"], budget.seed, step, options["window"])
         return tuple(torch.from_numpy(array) for array in arrays if array is not None)
 
