@@ -512,6 +512,22 @@ def check_engine(chain, event):
     check_coding(single, event)
 
 
+def check_exchange(chain, event, lanes=5):
+    """Lanes that go on as others have the logits of a fresh run that was told the symbols of those, bit for bit."""
+    single, context = copy.deepcopy(chain).float().eval(), mixed(chain, 1)
+    context = None if context is None else context.expand(lanes)
+    x = events(chain, event, lanes).reshape(lanes, -1).numpy()
+    run, rng, met = strict(single, event, lanes, context, lanes), np.random.default_rng(0), []
+    for t in range(x.shape[1]):
+        met.append(run.logits())
+        parents = rng.integers(lanes, size=lanes)
+        run.reorder(parents)
+        met, x[:, :t] = [logits[parents] for logits in met], x[parents, :t]
+        run.tell(x[:, t])
+    again = executed(strict(single, event, lanes, context, lanes), torch.from_numpy(x))
+    assert (np.stack(met, 1) == again).all(), "a lane that goes on as another has other bits"
+
+
 def check_coding(chain, event, lanes=7):
     """decode(encode(x)) = x for random, constant and drawn events, in no more bytes than −log₂ p and a few."""
     context, size = mixed(chain, lanes), math.prod(event)

@@ -28,6 +28,7 @@ from chainrule.chains.seq2seq import Seq2Seq
 from chainrule.chains.sparse_transformer import SparseTransformer
 from chainrule.chains.transformer_xl import TransformerXL
 from chainrule.engine import Builder
+from chainrule.engine.strict import Strict
 from chainrule.layers import attention, carried, conv, pixels, relative, sequence, sparse_attention
 from chainrule.layers.translation import log_probs_of, loss_of
 from chainrule.model import Chain, pick
@@ -40,6 +41,7 @@ from contracts import (
     check_coding,
     check_complete,
     check_engine,
+    check_exchange,
     check_extremes,
     check_gradients,
     check_greedy,
@@ -724,6 +726,32 @@ def test_a_good_chain_passes_for_images_padding_files_and_seeds():
 def test_a_good_program_passes(classes):
     for event in (TEXT, (3, 4), (1,)):
         check_engine(ready(Programmed, event, classes=classes), event)
+        check_exchange(ready(Programmed, event, classes=classes), event)
+
+
+class ProgramKeepsASymbol(Programmed):
+    """What stands two places back is read from a value, and not looked up."""
+
+    def from_symbol(self, p, columns):
+        return p.at(super().from_symbol(p, -1), columns=columns + 1)
+
+
+def forgets_the_symbols(run, parents, reorder=Strict.reorder):
+    symbols = run.context.symbols.copy()
+    reorder(run, parents)
+    run.context.symbols[:] = symbols
+
+
+def test_lanes_that_take_only_a_part_of_what_others_were_are_caught(monkeypatch):
+    kept, looked_up = ready(ProgramKeepsASymbol, (8,), classes=0), ready(Programmed, (8,), classes=0)
+    check_exchange(kept, (8,))
+    with monkeypatch.context() as patch:
+        patch.setattr("chainrule.engine.strict.apart", lambda *given: [])
+        with pytest.raises(AssertionError, match="other bits"):
+            check_exchange(kept, (8,))
+    monkeypatch.setattr(Strict, "reorder", forgets_the_symbols)
+    with pytest.raises(AssertionError, match="other bits"):
+        check_exchange(looked_up, (8,))
 
 
 def test_every_check_is_tried_on_something_broken():
@@ -792,6 +820,7 @@ BROKEN = [
     (check_engine, ProgramPadsWithALevel, {}, TEXT),
     (check_engine, ProgramInSinglePrecision, {}, TEXT),
     (check_engine, ProgramRemembersTheLastEvent, {}, TEXT),
+    (check_exchange, ProgramRemembersTheLastEvent, {}, TEXT),
     (check_coding, ProgramForgetsABias, {}, TEXT),
     (check_branches, StateThatCannotBranch, {}, (8,)),
     (check_walk, StateThatCannotBranch, {}, (8,)),

@@ -31,6 +31,7 @@ from contracts import (
     check_classes,
     check_complete,
     check_engine,
+    check_exchange,
     check_extremes,
     check_gradients,
     check_items_are_independent,
@@ -249,6 +250,13 @@ def test_the_step_program_gives_the_parallel_logits_and_codes_with_them(name, ki
     chain = randomised(tiny(name, kind, event, symbols, classes), event)
     if program_of(chain) is not None:
         check_engine(chain, event)
+
+
+@every({**WIDE, "image": [((3, 5, 1), 4), ((2, 3, 3), 3), ((5, 1, 1), 2)]})
+def test_lanes_go_on_as_other_lanes(name, kind, event, symbols, classes):
+    chain = randomised(tiny(name, kind, event, symbols, classes), event)
+    if program_of(chain) is not None:
+        check_exchange(chain, event)
 
 
 @every({**WIDE, "image": []}, (0, 2))

@@ -21,7 +21,7 @@ from chainrule.coding import frequencies
 from chainrule.engine import Builder, dump, identity, layout, parse, strict, validate
 from chainrule.engine.device import Device
 from chainrule.engine.program import OPS, Op, Program, Read, Value, clocks
-from chainrule.engine.strict import ANSWER, Strict, known_answer, known_line, known_program
+from chainrule.engine.strict import ANSWER, Strict, known_answer, known_line, known_program, log_softmax
 from chainrule.errors import ChainruleError
 from programs import random_case, seeds
 from reference import DOUBLE, SINGLE, Reference, TooEarly
@@ -635,6 +635,68 @@ def test_twice_in_a_row_and_branches_give_the_same_bits():
                     np.stack(found, 1), stepped(make(program, event, 4, classes, features), way), "a branch"
                 )
         same_bits(strictly(program, event, data), strictly(program, event, data), "a second run")
+
+
+def exchanged(run, told, symbols, rng):
+    """Logits (N, lanes, K) where lanes are exchanged at random, before or after symbols are told; what each was told.
+
+    told (lanes, N), the second result, is what lane i of the end, with those it goes back to, was told.
+    """
+    met, lanes = [], len(symbols)
+    for t in range(symbols.shape[1]):
+        met.append(np.asarray(run.logits()).copy())
+        for when in range(2):
+            parents = rng.integers(lanes, size=lanes) if rng.random() < 0.5 else np.arange(lanes)
+            run.reorder(parents)
+            told, met = told[parents], [logits[parents] for logits in met]
+            if when == 0:
+                run.tell(symbols[:, t])
+                told[:, t] = symbols[:, t]
+    return np.stack(met, 1), told
+
+
+def check_exchange(program, event, seed, lanes=4):
+    """Lanes that go on as others have the logits of runs that were told the symbols of those."""
+    symbols, classes, features = inputs(program, event, lanes, seed)
+    shared = [x if x is None else np.repeat(x[:1], lanes, 0) for x in (classes, features)]
+    given = program, event, lanes, *shared
+    run, rng = Strict(*given, group=lanes), np.random.default_rng(seed)
+    met, told = exchanged(run, np.zeros_like(symbols), symbols, rng)
+    same_bits(met, stepped(Strict(*given), told), str(program))
+    run, again = (Device(*given, dtype=torch.float64) for _ in range(2))
+    met, told = exchanged(run, np.zeros_like(symbols), symbols, rng)
+    np.testing.assert_allclose(met, stepped(again, told), rtol=1e-9, atol=1e-9, err_msg=str(program))
+
+
+def test_lanes_go_on_as_other_lanes_in_known_programs():
+    for program, event in [*everything(), (known_program(6), (3, 2, 2))]:
+        check_exchange(program, event, 1)
+
+
+@given(seeds())
+@settings(QUIET, max_examples=60)
+def test_lanes_go_on_as_other_lanes_in_any_program(seed):
+    check_exchange(*random_case(seed), seed)
+
+
+@pytest.mark.parametrize("parents", [[0, 1], [0, 1, 3], [0, -1, 1]])
+def test_lanes_that_are_not_there_are_refused(parents):
+    program, event = line_program()
+    run = Strict(program, event, 3, np.zeros(3, int), group=3)
+    with pytest.raises(ChainruleError, match="does not name one of 3 lanes for each"):
+        run.reorder(parents)
+    with pytest.raises(ChainruleError, match="group=lanes"):
+        Strict(program, event, 3, np.zeros(3, int), group=2).reorder([0, 1, 2])
+
+
+def test_log_probabilities_are_those_of_torch():
+    logits = np.random.default_rng(0).normal(size=(5, 300)).astype(np.float32) * 9
+    logits[0, 3] = -np.inf
+    wanted = torch.log_softmax(torch.tensor(logits).double(), -1)
+    np.testing.assert_allclose(log_softmax(logits), wanted, rtol=1e-6, atol=1e-5)
+    for bad in (np.nan, np.inf):
+        with pytest.raises(ChainruleError, match="not numbers"):
+            log_softmax(np.array([[0.0, bad, 1.0]]))
 
 
 @pytest.mark.parametrize("event", [(0,), (0, 3, 1), (3, 0, 1), (0, 2, 2, 1), (2, 0, 2, 1)])

@@ -27,6 +27,7 @@ PUBLIC = {
     "ChainruleError": "chainrule.errors",
     "Code": "chainrule.model",
     "Dataset": "chainrule.data",
+    "beam": "chainrule.verbs.beam",
     "complete": "chainrule.verbs.walk",
     "compress": "chainrule.verbs.compress",
     "decompress": "chainrule.verbs.compress",
@@ -37,6 +38,8 @@ PUBLIC = {
     "sample": "chainrule.verbs.walk",
     "score": "chainrule.verbs.score",
     "stream": "chainrule.verbs.walk",
+    "stream_translation": "chainrule.verbs.translate",
+    "translate": "chainrule.verbs.translate",
     "walk": "chainrule.verbs.walk",
 }
 

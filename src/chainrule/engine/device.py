@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from chainrule.engine.kernels import run_of, runs_of
-from chainrule.engine.layout import place
+from chainrule.engine.layout import apart, place
 from chainrule.engine.mixing import SIZE, Mixer, memories
 from chainrule.engine.program import HEAVIEST, LEAST, MIXING, Op, Program, Read, clocks, looks_of, mixer_of
 
@@ -137,6 +137,17 @@ class Device:
         other.values, other.symbols = [v.clone() for v in self.values], self.symbols.clone()
         other.mixers = copy.deepcopy(self.mixers)
         return other
+
+    def reorder(self, parents: Any) -> None:
+        """Lane i goes on as what lane parents[i] was; all lanes must have the same context: see `Strict.reorder`."""
+        lanes = torch.as_tensor(np.asarray(parents, np.int64), device=self.symbols.device)
+        for i in apart(self.program, self.stores, self.dims):
+            self.values[i] = self.values[i][:, :, :, lanes]
+        self.symbols = self.symbols[lanes]
+        for mixer in self.mixers.values():
+            counts = mixer.counts.reshape(self.lanes, -1)
+            counts[:] = counts[lanes.cpu().numpy()]
+            mixer.symbols[:] = self.symbols.cpu().numpy()
 
     def logits(self) -> Tensor:
         """The logits (lanes, K) of the next position; once a position."""

@@ -962,6 +962,35 @@ def walk(tables, context, memory, scratch, active, begin, end, choice):
 
 
 @compiled
+def rearrange(memory, stores, lanes, to, source, room):
+    """In the stores (m, 3: first number, places, numbers a lane) lanes `to` become what lanes `source` were.
+
+    room: for one place of as many lanes.
+    """
+    for s in range(len(stores)):
+        first, places, line = stores[s, 0], stores[s, 1], stores[s, 2]
+        for place in range(places):
+            start = first + place * lanes * line
+            for j in range(len(to)):
+                x, y = U(start + source[j] * line), U(j * line)
+                for i in range(U(line)):
+                    room[y + i] = memory[x + i]
+            for j in range(len(to)):
+                x, y = U(j * line), U(start + to[j] * line)
+                for i in range(U(line)):
+                    memory[y + i] = room[x + i]
+
+
+@compiled
+def take_totals(logits, count):
+    """Logits (lanes · K,), K = count, become ln p of every symbol."""
+    for first in range(0, len(logits), count):
+        total = log_total(logits, first, count)
+        for i in range(first, first + count):
+            logits[i] -= total
+
+
+@compiled
 def multiply(memory, scratch, rows, k, right, width):
     """memory[rows · k :] += left @ right, with left (rows, k) before it; `right` in stripes, the result is padded."""
     scratch.spots[0] = 0

@@ -196,6 +196,25 @@ def extent(value, reads, dims, line, cached) -> tuple[int, int, int, int, int, i
     return 1, up + 1, width + back + ahead, 0, back, -1
 
 
+def apart(program: Program, stores: Sequence[Store], dims: tuple[int, int, int]) -> list[int]:
+    """The values that lanes with the same context have each for itself, and that are read again later.
+
+    In the first row nothing that is computed for a whole row knows a symbol, nor in the first frame what is for all of
+    it. What has one place and is not carried is written anew at every pixel before it is read: it is needed only while
+    a pixel goes on, to another channel or to what is done at its end.
+    """
+    frames, rows, _ = dims
+    alike = EARLY if frames == rows == 1 else EARLY[: 2 if frames == 1 else 1]
+    over = program.channels == 1 and not program.sections["done"]
+
+    def passing(i: int) -> bool:
+        value, s = program.values[i], stores[i]
+        single = s.frames == s.rows == s.columns == 1 and s.mask == -1
+        return over and single and value.every == 1 and not value.carried
+
+    return [i for i, value in enumerate(program.values) if value.clock not in alike and not passing(i)]
+
+
 def aligned(size: int) -> np.ndarray:
     """Zeros (size,) float32 that begin where a line of the processor's cache does."""
     room = np.zeros(size + 16, np.float32)

@@ -7,7 +7,7 @@ import hashlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ import numpy as np
 from chainrule.coding import check_count, finished, new_decoder, new_encoder, words_of
 from chainrule.engine import kernels
 from chainrule.engine.builder import Builder
-from chainrule.engine.layout import LIMIT, aligned, layout, rounded, striped
+from chainrule.engine.layout import LIMIT, aligned, apart, layout, place, rounded, striped
 from chainrule.engine.mixing import SIZE, memories, plan_of
 from chainrule.engine.program import Program
 from chainrule.errors import ChainruleError
@@ -132,6 +132,38 @@ class Strict:
         other.tables = self.tables._replace(places=self.tables.places.copy())
         return other
 
+    def reorder(self, parents: Any) -> None:
+        """Lane i goes on as what lane parents[i] was: what it has been told, and all that was made of it.
+
+        At any place of the walk, before or after the symbols of a position are told. All lanes must have the same
+        context, which stays where it is, and be computed side by side (`group=lanes`).
+        """
+        each = int(self.tables.dims[kernels.LANES])
+        if len(self.context.symbols) != each:
+            raise ChainruleError(f"lanes in groups of {each} cannot be exchanged: make them one, group=lanes")
+        parents = np.asarray(parents, np.int64)
+        if len(parents) != self.lanes or not ((parents >= 0) & (parents < self.lanes)).all():
+            raise ChainruleError(f"{parents.tolist()} does not name one of {self.lanes} lanes for each")
+        to = np.flatnonzero(parents != np.arange(self.lanes))
+        source, stores = parents[to], self._apart.copy()
+        if self.program.axes == "line":  # further on nothing has been written yet
+            along = stores[:, 3] + self.t // self.program.channels + 1
+            stores[:, 1] = np.where(stores[:, 4] == 1, np.minimum(stores[:, 1], along), stores[:, 1])
+        room = np.empty(len(to) * int(stores[:, 2].max(initial=0)), np.float32)
+        kernels.rearrange(self.memory, np.ascontiguousarray(stores[:, :3]), each, to, source, room)
+        self.context.symbols[to, : self.t + 1] = self.context.symbols[source, : self.t + 1]
+        counts = self.context.counts.reshape(each, -1)
+        counts[to] = counts[source]
+
+    @cached_property
+    def _apart(self) -> np.ndarray:
+        """What `reorder` moves, (m, 5): the first number, places, numbers a lane, columns before the event, rows."""
+        dims = self.program.geometry(self.event)
+        stores, _ = place(self.program, dims, int(self.tables.dims[kernels.LANES]))
+        found = [stores[i] for i in apart(self.program, stores, dims)]
+        rows = [(s.base, s.frames * s.rows * s.columns, s.line, s.left, s.frames * s.rows) for s in found]
+        return np.array(rows, np.int64).reshape(-1, 5)
+
     def fill(
         self,
         symbols: np.ndarray,
@@ -232,6 +264,23 @@ NOBODY = kernels.Choice(
 )
 DAMAGED = "the coded stream is damaged: no symbol has this code"
 NAN = "the model gives logits that are not numbers: did training diverge? Fit it anew with a lower --lr"
+
+
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    """ln p (lanes, K) of every symbol, in float32: the same bits on every machine.
+
+    >>> log_softmax(np.zeros((1, 2), np.float32))
+    array([[-0.6931472, -0.6931472]], dtype=float32)
+
+    Raises:
+        ChainruleError: the logits are not numbers.
+    """
+    found = np.array(logits, np.float32)
+    with ieee():
+        kernels.take_totals(found.reshape(-1), found.shape[-1])
+    if np.isnan(found).any():
+        raise ChainruleError(NAN)
+    return found
 
 
 def product(left: np.ndarray, right: np.ndarray) -> np.ndarray:
