@@ -59,9 +59,16 @@ SETTINGS: dict[str, dict[str, Settings]] = {
             10: {"width": 192, "inner": 768, "memory": 128, "window": 64},
             30: {"width": 192, "inner": 768, "memory": 128, "window": 64, "dropout": 0.05},
         },
+        "bytenet": {
+            2: {"width": 192, "sets": 1},
+            10: {"width": 192, "sets": 1},
+        },
         "gpt": {113 / 60: {"width": 128, "layers": 4, "heads": 4, "window": 64}},  # the sizes of the peer
     },
-    "stacks": {"mlstm": {40: {"width": 512, "dropout": 0.0}}},
+    "stacks": {
+        "mlstm": {40: {"width": 512, "dropout": 0.0}},
+        "bytenet": {40: {"width": 256, "sets": 2}},
+    },
 }
 BATCH: dict[str, int] = {"gpt": 12}  # rows of a step, where they are not what the model suggests
 COUNTS: dict[str, dict[str, Any]] = {  # data -> arguments of context mixing

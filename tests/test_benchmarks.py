@@ -421,3 +421,44 @@ def test_same_text_compares_archives(benchmark, tmp_path, small_text):
     rows = list(module.results(options))
     assert [row["threads"] for row in rows] == [1, 2, 1, 2]
     assert all(row["same text"] == row["same archive"] == "yes" and row["bytes"] == 2000 for row in rows)
+
+
+@pytest.fixture
+def small_pairs():
+    """Pairs of lines: the target is the source backwards."""
+    rng = np.random.default_rng(0)
+    lines = [rng.integers(97, 100, n).astype(np.uint8) for n in rng.integers(3, 9, 40)]
+    ended = [np.append(line, np.uint8(10)) for line in lines]
+    targets = [np.append(line[::-1], np.uint8(10)) for line in lines]
+    return Dataset(targets, 256, "text", [str(i) for i in range(40)], sources=ended, source="multi30k")
+
+
+def test_translation_judges_and_shows_every_model(benchmark, monkeypatch, tmp_path, small_pairs):
+    module = benchmark("translation")
+    monkeypatch.setattr(module, "load", lambda name: small_pairs)
+    monkeypatch.setattr(module, "fit", lambda data, model, **more: fit(small_pairs, model, **more))
+    options = argparse.Namespace(
+        folder=tmp_path, data="multi30k", models=["bytenet", "seq2seq"], minutes=0.002, size="tiny", beam=2
+    )
+    rows = list(module.measured(options))
+    assert [row["model"] for row in rows] == options.models
+    for row in rows:
+        assert 0 < row["bits_per_char"] < 9
+        assert 0 <= row["bleu_greedy"] <= 100
+        assert "13a" in row["signature"]
+        assert min(row["s_greedy"], row["s_beam_2"]) > 0
+    options.show = 3
+    shown = list(module.shown(options))
+    assert [row["number"] for row in shown] == ["0", "19", "39"]
+    assert shown[1]["reference"] == shown[1]["source"][::-1]
+    monkeypatch.setattr(module, "translate", lambda chain, sources, **more: list(small_pairs.x))
+    told = module.judged(None, small_pairs, 2)
+    assert told["bleu_greedy"] == told["bleu_beam_2"], "what is right is not found to be"
+    assert told["bleu_greedy"] == 0 or told["bleu_greedy"] > 99
+
+
+def test_cost_of_pairs_is_measured_at_every_length(benchmark):
+    module = benchmark("translation_cost")
+    rows = list(module.measured(argparse.Namespace(sizes=[8, 32], size="tiny", runs=1)))
+    assert [row["n"] for row in rows] == [8, 8, 32, 32, "exponent", "exponent"]
+    assert all(row[work] > 0 for row in rows[:4] for work in module.WORK)

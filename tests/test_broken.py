@@ -1156,7 +1156,7 @@ def test_an_encoder_whose_kernels_see_what_fills_a_source_up_is_caught(monkeypat
         check_sourced_ragged(chain, TEXT)
 
 
-def test_an_encoder_with_masked_kernels_is_caught(monkeypatch):
+def test_an_encoder_with_masked_kernels_is_caught():
     from test_translation import by_kernels
 
     chain = sourced(ByteNet)

@@ -27,6 +27,7 @@ from chainrule.lecture import (
     deep_reconstructions,
     denoising_filters,
     digits_map,
+    dilated_convolutions,
     faces,
     figures,
     learning,
@@ -276,6 +277,18 @@ def test_attention_patterns_are_those_of_the_definitions(tmp_path):
     rows = (t // 4 == j // 4) & before  # and the last two of each row above, one for either head
     assert fixed["scores"] == (rows | (before & (j % 4 >= 2) & (j // 4 < t // 4))).sum()
     assert [row["layers"] for row in (full, strided, fixed)] == [1, 2, 2]
+
+
+def test_dilated_convolutions_see_as_far_as_the_formula_says(tmp_path):
+    facts = lecture("dilated-convolutions", tmp_path, size="tiny")
+    plain, dilated = facts["rows"]
+    assert (plain["reach"], dilated["reach"]) == (plain["formula"], dilated["formula"]) == (3, 4)
+    maps = dilated_convolutions.pair_maps(kernel=3, layers=2, source=20, seed=0)
+    t, j = np.indices((30, 30))
+    assert (maps["target"] == ((j < t) & (t - j <= 7))).all()  # 1 + 2 (1 + 2) symbols before it
+    assert (
+        maps["source"] == ((j - t <= 3) & (t - j <= 9))[:, :20]
+    ).all()  # 3 ahead, and 3 more than 6 places back
 
 
 def test_an_attention_that_never_reaches_all_is_said_to_take_as_many_layers_as_there_are_positions():

@@ -58,7 +58,7 @@ class ByteNet(Carried):
 
     SIZES = {
         "tiny": {"width": 10, "sets": 1, "dilations": [1, 2]},
-        "laptop": {"width": 256, "sets": 2},
+        "laptop": {"width": 256, "sets": 1},
         # Section 5, the language model; section 6 translates with width=800, units="relu".
         "paper": {"width": 512, "sets": 6, "units": "multiplicative", "dropout": 0.1},
     }
@@ -77,7 +77,7 @@ class ByteNet(Carried):
         self,
         symbols: int = 256,
         width: int = 256,
-        sets: int = 2,
+        sets: int = 1,
         dilations: Sequence[int] = (1, 2, 4, 8, 16),
         kernel: int = 3,
         units: str = "relu",

@@ -40,6 +40,7 @@ FIGURES = {
     "bits-a-byte": "chainrule.lecture.bits_a_byte",
     "sentiment-neuron": "chainrule.lecture.sentiment_neuron",
     "attention-patterns": "chainrule.lecture.attention_patterns",
+    "dilated-convolutions": "chainrule.lecture.dilated_convolutions",
 }
 FACTS = "facts.json"
 
