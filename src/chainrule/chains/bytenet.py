@@ -208,7 +208,7 @@ class ByteNet(Carried):
         """The source symbols at the places of the encoding (B, L), and (B, L, 1) whether a place is inside."""
         check_source(self.source, context)
         assert context is not None
-        count = (lengths_of(context) * self.stretch).ceil().long()
+        count = (lengths_of(context).double() * self.stretch).ceil().long()
         longest = max(1, int(count.max())) if len(count) else 1
         symbols = F.pad(context.long(), (0, longest - context.shape[1]), value=-1)
         inside = torch.arange(longest, device=context.device) < count[:, None]
