@@ -20,6 +20,7 @@ from chainrule.store import write_atomic
 from chainrule.verbs.beam import Found, beam
 from chainrule.verbs.translate import searched, stream_translation, translate
 
+USUAL = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "seed": 0}  # how texts are drawn when nothing is said
 RUNNERS_UP = 5  # texts of a beam search that a page shows
 
 
@@ -64,7 +65,11 @@ def sample_translations(
             "beam": width,
             "length": length,
         }
-        options |= {} if width else {name.replace("_", "-"): value for name, value in draws.items() if value}
+        options |= (
+            {}
+            if width
+            else {name.replace("_", "-"): value for name, value in draws.items() if value != USUAL[name]}
+        )
         command = command_of(run.path, {**options, "n": n, "page": page})
         write_atomic(page, translation_page(run, results, command).encode())
         console.emit({"page": str(page)}) if json_ else console.say(f"[bold]{console.plain(page)}[/bold]")
@@ -193,14 +198,11 @@ def check_number(n: int | None, width: int | None) -> None:
 
 def check_beam(width: int | None, temperature: float, top_p: float, top_k: int) -> None:
     """One clear line for a beam search that is to draw."""
-    for option, value, default in [
-        ("--temperature", temperature, 1),
-        ("--top-p", top_p, 1),
-        ("--top-k", top_k, 0),
-    ]:
-        if width and value != default:
+    for name, value in {"temperature": temperature, "top_p": top_p, "top_k": top_k}.items():
+        if width and value != USUAL[name]:
             raise ChainruleError(
-                f"{option} {value:g} is for drawing, --beam {width} finds what is most probable: leave one of them out"
+                f"--{name.replace('_', '-')} {value:g} is for drawing, --beam {width} finds what is most probable: "
+                "leave one of them out"
             )
 
 

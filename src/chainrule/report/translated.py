@@ -185,7 +185,7 @@ def coloured(run: Run, symbols: np.ndarray, found: Uncertainty) -> str:
         kinds = " ".join([f"s{depth}"] * (depth > 0) + ["u"] * (not chosen))
         sign = "↵" if "\n" in letter else "".join(map(plots.picture, letter))
         spans.append(f'<i{f" class={kinds!r}" if kinds else ""} title="{escape(told)}">{escape(sign)}</i>')
-    return f'<pre class="surprise">{"".join(spans)}</pre>'
+    return f'<pre class="surprise line">{"".join(spans)}</pre>'
 
 
 def letters(pieces: Sequence[bytes]) -> Iterator[tuple[str, int, int]]:
