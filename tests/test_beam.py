@@ -193,6 +193,14 @@ def test_it_stops_when_nothing_can_become_better():
     assert told == [1]
 
 
+def test_as_many_as_are_wanted_are_the_most_probable():
+    chain, _ = ready("char-lstm")
+    scores = sorted((nats_of(chain, None, text) for text in texts_of(LENGTH, SYMBOLS, 1)), reverse=True)
+    for count in (1, 2, 5, 15):
+        found = beam(chain, LENGTH, 81, end=1, count=count)
+        np.testing.assert_allclose([nats for _, nats in found[:count]], scores[:count], rtol=1e-5)
+
+
 def test_no_length_is_the_prefix():
     chain, _ = ready("gpt")
     assert [(text.tolist(), nats) for text, nats in beam(chain, 0, 3, prefix=[1, 2])] == [([1, 2], 0.0)]
@@ -211,6 +219,7 @@ def test_its_nats_are_those_of_a_long_text():
     ("options", "message"),
     [
         ({"width": 0}, "the beam is 0 wide"),
+        ({"count": 3}, "3 texts are wanted of a beam of 2"),
         ({"end": 3}, "end with symbol 3, the model knows 0 to 2"),
         ({"end": [0, -1]}, "end with symbol -1"),
         ({"context": None}, "each of 1 items, none were given"),

@@ -7,6 +7,7 @@ import torch
 from chainrule import beam, complete, stream_translation, translate
 from chainrule.chains.bytenet import ByteNet
 from chainrule.chains.char_lstm import CharLSTM
+from chainrule.chains.seq2seq import Seq2Seq
 from chainrule.errors import ChainruleError
 from chainrule.verbs import translate as module
 from chainrule.verbs.translate import searched, side_by_side
@@ -21,10 +22,10 @@ WAYS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def chain():
+@pytest.fixture(scope="module", params=[ByteNet, Seq2Seq])
+def chain(request):
     torch.manual_seed(3)
-    chain = ByteNet(symbols=5, source=4, **ByteNet.SIZES["tiny"]).eval()
+    chain = request.param(symbols=5, source=4, **request.param.SIZES["tiny"]).eval()
     with torch.no_grad():
         for p in chain.parameters():
             p.normal_(std=0.3)
@@ -110,7 +111,7 @@ def test_beam_search_of_many_is_that_of_each(chain, width, threads):
 def test_in_double_precision_and_without_a_program_translations_are_the_same(chain, monkeypatch):
     ways = {"temperature": 1.0}, {"beam": 2}
     wanted = [translate(chain, SOURCES, end=0, **way) for way in ways]
-    double = ByteNet(**chain.args).double()
+    double = type(chain)(**chain.args).double()
     double.load_state_dict({name: value.double() for name, value in chain.state_dict().items()})
     assert [lists(translate(double, SOURCES, end=0, **way)) for way in ways] == list(map(lists, wanted))
     for place in ("translate", "walk", "beam"):

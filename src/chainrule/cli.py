@@ -43,6 +43,7 @@ app = typer.Typer(
 )
 
 LONGEST = 1 << 24  # symbols of a text that is written
+WIDEST = 1 << 12  # beginnings of a beam search
 OUT_OF_MEMORY = "not enough memory: try fewer or smaller items, or a smaller model"
 
 Data = Annotated[str, typer.Argument(metavar="DATA", help="A name such as digits, or a path.")]
@@ -219,7 +220,34 @@ def sample(
     top_p: TopP = 1.0,
     top_k: TopK = 0,
     prompt: Annotated[str, typer.Option(help="How a text begins.")] = "",
-    length: Annotated[int, typer.Option(min=1, max=LONGEST, help="Symbols of a text.")] = 500,
+    length: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=LONGEST,
+            help="Symbols of a text; by default 500, of a translation at most twice those of its source, and 50.",
+        ),
+    ] = None,
+    source: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="What to translate, by a run of pairs of texts.")
+    ] = None,
+    source_file: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Lines to translate; the translations stand in the same order."),
+    ] = None,
+    beam: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=WIDEST,
+            metavar="W",
+            help="Find the most probable text by beam search, in place of drawing.",
+        ),
+    ] = None,
+    page: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="An .html page to write: where a translation was uncertain."),
+    ] = None,
     height_width: Annotated[
         str | None, typer.Option("--event", metavar="HxW", help="Size of an image, such as 32x32.")
     ] = None,
@@ -234,16 +262,31 @@ def sample(
 ) -> None:
     """Draw new images or texts."""
     use_threads(threads)
-    from chainrule import output
+    from chainrule import output, translation
 
     opened = open_run(run)
-    if opened.info.get("kind") == "text":
+    is_text, translates = opened.info.get("kind") == "text", bool(getattr(opened.model, "source", 0))
+    translation.check_beam(beam, temperature, top_p, top_k)
+    if is_text:
         refuse("--event", height_width, "is for images")
+    for option, value in {"--source": source, "--source-file": source_file, "--page": page}.items():
+        if not translates:
+            refuse(option, value, f"is for models that are conditioned on a source text, {run} holds none")
+    if translates:
+        refuse("--class", class_, "has no meaning: the model is conditioned on a source text")
+        draws = {"temperature": temperature, "top_p": top_p, "top_k": top_k, "seed": seed}
+        translation.sample_translations(
+            opened, n, out, source, source_file, prompt, length, beam, page, draws, force, json_
+        )
+    elif is_text and beam:
+        translation.sample_most_probable(opened, n, out, prompt, length or 500, class_, beam, json_, force)
+    elif is_text:
         output.sample_text(
-            opened, n or 1, out, prompt, length, class_, temperature, top_p, top_k, seed, force, json_
+            opened, n or 1, out, prompt, length or 500, class_, temperature, top_p, top_k, seed, force, json_
         )
     else:
         refuse("--prompt", prompt, "is for texts")
+        refuse("--beam", beam and str(beam), "is for texts")
         output.sample_events(
             opened, n or 64, out, height_width, class_, temperature, top_p, top_k, seed, force, json_
         )
@@ -586,7 +629,7 @@ def file_or_column(source: str | None) -> str | int | None:
     return int(source) if source is not None and source.isdecimal() and len(source) < 10 else source
 
 
-def refuse(option: str, value: str | None, why: str) -> None:
+def refuse(option: str, value: Any, why: str) -> None:
     """One clear line about an option that has no meaning here."""
     if value:
         raise ChainruleError(f"{option} {value} {why}: leave it out")

@@ -6,6 +6,7 @@ import codecs
 import io
 import math
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 import torch
 
 from chainrule import console
-from chainrule.data import Dataset, load
+from chainrule.data import Alphabet, Dataset, load
 from chainrule.data.reading import printable
 from chainrule.errors import ChainruleError
 from chainrule.model import Chain
@@ -116,22 +117,29 @@ def write_continuations(
 
 
 def show_as_it_comes(run: Run, x, given: int, context, temperature, top_p, top_k, seed) -> None:
-    """A text on the screen while it is written, in whole characters: what `write_texts` would show of it at the end.
+    """A text on the screen while it is written: what `write_texts` would show of it at the end."""
+    known = np.arange(len(x)) < given
+    parts = stream(run.chain, x, known, context, temperature=temperature, top_p=top_p, top_k=top_k, seed=seed)
+    show_parts(run.alphabet, parts, len(x))
+
+
+def show_parts(alphabet: Alphabet, parts: Iterable[np.ndarray], total: int | None) -> None:
+    """Parts of a text of so many symbols (None: nobody knows) on the screen as they come, in whole characters.
 
     Ctrl-C ends it with what is there.
     """
-    known, done = np.arange(len(x)) < given, 0
-    decode = codecs.getincrementaldecoder("utf-8")("replace").decode
-    parts = stream(run.chain, x, known, context, temperature=temperature, top_p=top_p, top_k=top_k, seed=seed)
-    with console.progress("writing", len(x), sys.stdout.isatty()) as tick:  # no bar where the text is
+    done, decode = 0, codecs.getincrementaldecoder("utf-8")("replace").decode
+    quiet = total is None or sys.stdout.isatty()  # no bar where the text is
+    with console.progress("writing", total or 0, quiet) as tick:
         try:
             for symbols in parts:
-                print(legible(decode(run.alphabet.decode(symbols))), end="", flush=True)
+                print(legible(decode(alphabet.decode(symbols))), end="", flush=True)
                 done += len(symbols)
                 tick(done)
         except KeyboardInterrupt as stop:
             print(flush=True)
-            raise KeyboardInterrupt(f"after {done:,} of {len(x):,} {run.alphabet.unit}s") from stop
+            of = "" if total is None else f" of {total:,}"
+            raise KeyboardInterrupt(f"after {done:,}{of} {alphabet.unit}s") from stop
     print(legible(decode(b"", final=True)))
 
 

@@ -72,6 +72,9 @@ pre { background: var(--code); border-radius: 8px; padding: .8rem 1rem; margin: 
 pre.surprise { line-height: 1.65; }
 pre.surprise i, .scale i { font-style: normal; border-radius: 2px; }
 pre.surprise .n::before { content: "↵"; opacity: .55; }
+pre.surprise.line { font-size: 1rem; }
+pre.surprise .u { text-decoration: underline dotted; text-underline-offset: .2em; }
+pre.surprise i { cursor: default; }
 .scale { display: flex; flex-wrap: wrap; align-items: center; gap: .3rem; margin: .6rem 0 .4rem;
   font-size: .84rem; color: var(--soft); font-variant-numeric: tabular-nums; }
 .scale i { min-width: 2.1rem; padding: .1rem .4rem; text-align: center; color: var(--ink);

@@ -30,13 +30,15 @@ def beam(
     end: Ends = None,
     prefix: Iterable[int] = (),
     normalise: float = 0.0,
+    count: int = 1,
     tick: Callable[[int], object] | None = None,
 ) -> list[Found]:
     """The most probable texts that begin with `prefix`, found among the `width` most probable beginnings at each step.
 
     Of all continuations of the open beginnings by one symbol the `width` most probable ones are looked at: those of
     them that end are set aside; and the `width` most probable ones that do not end go on. It is over when no open
-    beginning can become more probable than the best that has ended (a text never becomes more probable by going on).
+    beginning can become more probable than the best that has ended (a text never becomes more probable by going on); or
+    than the `count` best, where so many are wanted.
     Log-likelihoods are added up as they are, and only what has ended is accepted, as Kalchbrenner et al. 2016
     translate (section 6). As wide as there are texts it finds the most probable one; of width 1 it is greedy.
 
@@ -49,6 +51,7 @@ def beam(
         context: (1,) the class, or (1, S) the source, of a chain that has one.
         end: the symbol, or the symbols, that end a text. None: all texts have this length.
         normalise: alpha: texts that have ended are compared by nats / (their symbols)^alpha; 0 compares their nats.
+        count: how many of the texts have to be among the most probable ones, see above.
         tick: called with the number of symbols done.
 
     Returns:
@@ -61,13 +64,14 @@ def beam(
         [([2, 1], -1.3863)]
     """
     start = np.fromiter(prefix, np.int64)
-    check_width(width)
+    check_width(width, count)
     event = event_of(chain, (len(start) + length,))
     check_classes(chain, 1, context)
     check_order(chain, event)
     chain.eval()
     with torch.inference_mode():
-        return search(branches(chain, event, width, context), start, length, width, end, normalise, tick)
+        lanes = branches(chain, event, width, context)
+        return search(lanes, start, length, width, end, normalise, count, tick)
 
 
 def search(
@@ -77,39 +81,43 @@ def search(
     width: int,
     end: Ends = None,
     normalise: float = 0.0,
+    count: int = 1,
     tick: Callable[[int], object] | None = None,
 ) -> list[Found]:
     """`beam` in `width` lanes that nothing was told."""
     texts, nats = prefix[None], np.zeros(1)
-    ended: list[tuple[float, Found]] = []
+    ended: list[tuple[float, Found]] = []  # the best first
     for symbol in prefix:
         lanes.logits()
         lanes.tell(np.full(width, symbol))
     for t in range(1, length + 1):
         following = nats[:, None] + log_softmax(lanes.logits()[: len(nats)])  # (open, K)
-        count = following.shape[1]
-        ends = ends_of(end, count)
+        symbols = following.shape[1]
+        ends = ends_of(end, symbols)
         for i in best(following, width):
-            if ends[i % count]:
-                found = np.append(texts[i // count], i % count), float(following.flat[i])
+            if ends[i % symbols]:
+                found = np.append(texts[i // symbols], i % symbols), float(following.flat[i])
                 ended.append((found[1] / t**normalise, found))
+        ended.sort(key=lambda one: -one[0])
         following[:, ends] = -np.inf
         chosen = best(following, width)
-        parents, symbols = np.arange(width), np.zeros(width, np.int64)
-        parents[: len(chosen)], symbols[: len(chosen)] = chosen // count, chosen % count
         nats = following.flat[chosen]
-        texts = np.column_stack([texts[chosen // count], chosen % count])
+        texts = np.column_stack([texts[chosen // symbols], chosen % symbols])
         if tick is not None:
             tick(t)
-        if over(nats, ended, length, normalise):
+        if over(nats, ended, length, normalise, count):
             break
         if t < length:
-            lanes.reorder(parents)
-            lanes.tell(symbols)
+            lanes.reorder(filled(chosen // symbols, np.arange(width)))
+            lanes.tell(filled(chosen % symbols, np.zeros(width, np.int64)))
     if ended:
-        ended.sort(key=lambda one: -one[0])
         return [found for _, found in ended[:width]]
     return [(text, float(n)) for text, n in zip(texts, nats, strict=True)]
+
+
+def filled(found: np.ndarray, rest: np.ndarray) -> np.ndarray:
+    """What was found, and then what a longer array has: lanes that nobody needs yet."""
+    return np.concatenate([found, rest[len(found) :]])
 
 
 def best(nats: np.ndarray, most: int) -> np.ndarray:
@@ -135,11 +143,13 @@ def ends_of(end: Ends, count: int) -> np.ndarray:
     return found
 
 
-def over(nats: np.ndarray, ended: list[tuple[float, Found]], length: int, normalise: float) -> bool:
-    """Whether no open beginning can become better than the best text that has ended: at most, it costs no more."""
+def over(
+    nats: np.ndarray, ended: list[tuple[float, Found]], length: int, normalise: float, count: int
+) -> bool:
+    """Whether no open beginning can become one of the `count` best that have ended: at best, it costs no more."""
     if not len(nats):
         return True
-    return bool(ended) and float(nats[0]) / length**normalise <= max(one[0] for one in ended)
+    return len(ended) >= count and float(nats[0]) / length**normalise <= ended[count - 1][0]
 
 
 # ---- lanes that branch -------------------------------------------------------------------------------------
@@ -208,10 +218,12 @@ def in_lanes(program: Any, event: tuple[int, ...], lanes: int, classes, features
     return Programs(Device(program, event, lanes, classes, features, dtype=torch.float64))
 
 
-def check_width(width: int) -> None:
-    """One clear line for a beam that is no beam."""
+def check_width(width: int, count: int = 1) -> None:
+    """One clear line for a beam that is no beam, or that cannot hold so many texts."""
     if width < 1:
         raise ChainruleError(f"the beam is {width} wide: take 1 (the most probable symbol each time) or more")
+    if not 1 <= count <= width:
+        raise ChainruleError(f"{count} texts are wanted of a beam of {width}: take 1 to {width}")
 
 
 def check_order(chain: Chain, event: tuple[int, ...]) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from chainrule.data import padded
 from chainrule.engine import program_of
 from chainrule.engine.strict import GROUP, Strict, in_threads
 from chainrule.errors import ChainruleError
@@ -93,13 +94,14 @@ def searched(
     length: int | None = None,
     normalise: float = 0.0,
     prefix: Iterable[int] = (),
+    count: int = 1,
     tick: Callable[[int], object] | None = None,
 ) -> list[list[Found]]:
     """What `chainrule.beam` gives for each source: up to `width` (symbols, nats), the best first.
 
     Arguments as of `translate`; the sources are shared out among threads.
     """
-    check_width(width)
+    check_width(width, count)
     start, strict = np.fromiter(prefix, np.int64), single(chain)
     ends_of(end, chain.symbols)
     program = program_of(chain, np.float32 if strict else np.float64)
@@ -108,7 +110,7 @@ def searched(
         limits, found = [limit_of(sources[i], length) for i in some], []
         context = side_by_side([sources[i] for i in some])
         if program is None:
-            given: dict[str, Any] = {"end": end, "prefix": start, "normalise": normalise}
+            given: dict[str, Any] = {"end": end, "prefix": start, "normalise": normalise, "count": count}
             return [
                 beam_search(chain, n, width, row[None], **given)
                 for n, row in zip(limits, context, strict=True)
@@ -117,7 +119,7 @@ def searched(
         for row, limit in zip(encoding, limits, strict=True):
             event = (len(start) + limit,)
             lanes = in_lanes(program, event, width, None, row[None, : event[0]], strict)
-            found.append(search(lanes, start, limit, width, end, normalise))
+            found.append(search(lanes, start, limit, width, end, normalise, count))
         return found
 
     return in_groups(chain, sources, part, TOGETHER, tick)
@@ -236,8 +238,7 @@ def limit_of(source: Any, length: int | None) -> int:
 
 def side_by_side(sources: Sequence[Any]) -> Tensor:
     """Sources (S_i,) as (B, the longest) int64, -1 beyond their ends."""
-    rows = [torch.as_tensor(np.asarray(source, np.int64)) for source in sources]
-    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-1)
+    return torch.from_numpy(padded([np.asarray(source, np.int64) for source in sources]))
 
 
 def check_translates(chain: Chain, *sources: Any) -> None:

@@ -19,7 +19,7 @@ from chainrule.engine.strict import Strict, in_threads
 from chainrule.errors import ChainruleError
 from chainrule.model import Chain, visit_order
 
-ENCODED = 1 << 12  # places of sources that are encoded side by side
+ENCODED = 1 << 11  # places of sources that are encoded side by side: what they need stays in the cache
 
 log = logging.getLogger("chainrule")
 Choose = Callable[[int, Tensor], Tensor]
