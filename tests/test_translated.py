@@ -360,3 +360,11 @@ def test_it_fits_the_screen(width, tmp_path):
     answer = looked_at(html, width, tmp_path)
     assert answer["width"] <= width
     assert answer["asked"] == 0
+
+
+def test_complete_says_how_a_translation_is_completed(at):
+    result = call("complete {run} {file}", **at)
+    assert result.code == 1
+    assert "chainrule sample" in result.err
+    assert "--prompt" in result.err
+    assert result.err.count("\n") == 1

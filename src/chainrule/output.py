@@ -158,6 +158,10 @@ def complete_file(
     run: Run, file, out, n, keep, mask, class_, length, temperature, top_p, top_k, seed, force, json_
 ) -> None:
     """`chainrule complete`: several completions of an image or a text."""
+    if run.chain.source:
+        raise ChainruleError(
+            f"{run.path} translates: complete a translation by chainrule sample {run.path} --source TEXT --prompt ..."
+        )
     context = classes_for(run, n, class_)
     x = one_event(file, run)
     if run.info.get("kind") == "text":
