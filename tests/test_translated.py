@@ -277,7 +277,7 @@ def test_its_numbers_are_those_of_the_chain():
 def test_beam_search_shows_the_runners_up_with_their_bits():
     best, other = (b"ab\n", -3 * math.log(2)), (b"c <i>\n", -5.25 * math.log(2))
     html = page_of(a_run(), (b"x", [best, other]))
-    assert "<td>5.25</td><td>c &lt;i&gt;</td>" in html
+    assert '<td class="number">5.25</td><td>c &lt;i&gt;</td>' in html
     assert [letter for letter, *_ in spoken(html)] == ["a", "b", "↵"]
     assert "What else beam search found" not in page_of(a_run(), (b"x", [best]))
 

@@ -39,6 +39,7 @@ class Uncertainty:
 
 def translation_page(run: Run, results: Sequence[Translated], command: Sequence[str]) -> str:
     """The page, HTML: every translation coloured by the entropy of its conditionals. `command` is what was typed."""
+    results = [one for one in results if one.source]
     shown = results[: room_for([sum(len(symbols) for symbols, _ in coloured_of(one)) for one in results])]
     pairs = [(one, symbols) for one in shown for symbols, _ in coloured_of(one)]
     sources = [run.alphabet.encode(one.source + b"\n") for one, _ in pairs]
@@ -148,7 +149,7 @@ def card(run: Run, one: Translated, own: Sequence[Uncertainty]) -> str:
     parts = []
     for (symbols, _), found in zip(coloured_of(one), own, strict=True):
         parts += [coloured(run, symbols, found), paragraph(facts_of(run, symbols, found), "note")]
-    return section(one.source.decode(errors="replace") or "(an empty line)", *parts, runners_up(run, one))
+    return section(one.source.decode(errors="replace"), *parts, runners_up(run, one))
 
 
 def facts_of(run: Run, symbols: np.ndarray, found: Uncertainty) -> str:
@@ -166,7 +167,7 @@ def facts_of(run: Run, symbols: np.ndarray, found: Uncertainty) -> str:
 def runners_up(run: Run, one: Translated) -> str:
     """The other texts of a beam search, with their bits."""
     rows = [
-        (f"{-nats / math.log(2):.2f}", text_of(run.alphabet, symbols).decode(errors="replace"))
+        (-nats / math.log(2), text_of(run.alphabet, symbols).decode(errors="replace"))
         for symbols, nats in one.found[1:RUNNERS_UP]
         if nats is not None
     ]
