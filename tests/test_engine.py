@@ -1655,7 +1655,7 @@ def test_multiply_adds_are_counted_for_one_pixel():
 
 def test_a_chain_may_have_no_program_as_it_is_configured():
     class Some(torch.nn.Module):
-        symbols, channels, classes, AXES = 2, 1, 0, "line"
+        symbols, channels, classes, features, AXES = 2, 1, 0, 0, "line"
 
         def program(self, p):
             return [p.embed(torch.eye(2), columns=-1, clock="pixel")] if self.training else None

@@ -36,6 +36,7 @@ LEVELS = {
     "output": 5,
     "packing": 5,
     "encoding": 5,
+    "translation": 5,
     "report": 5,
     "lecture": 5,
     "tour": 5,
