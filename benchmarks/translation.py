@@ -32,7 +32,7 @@ from chainrule.data import Dataset
 from chainrule.model import Chain
 from chainrule.models import INFO, MODEL
 
-SETTINGS: dict[str, dict[str, Any]] = {"bytenet": {"dropout": 0.1}, "seq2seq": {"dropout": 0.1}}
+MODELS = ("bytenet", "seq2seq")
 END = ord("\n")
 
 
@@ -40,7 +40,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--data", default="multi30k")
-    parser.add_argument("--models", nargs="+", choices=list(SETTINGS), default=list(SETTINGS))
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--minutes", type=float, default=50)
     parser.add_argument("--size", default="laptop")
     parser.add_argument("--beam", type=int, default=8)
@@ -99,8 +99,13 @@ def trained(options: argparse.Namespace, name: str) -> Any:
     folder = options.folder / f"{name}-{options.minutes:g}"
     if not (folder / MODEL).exists():
         resume = (folder / INFO).exists()
-        new = {"data": options.data, "model": name, "settings": SETTINGS[name], "minutes": options.minutes}
-        new |= {"holdout": 0, "size": options.size}
+        new = {
+            "data": options.data,
+            "model": name,
+            "minutes": options.minutes,
+            "holdout": 0,
+            "size": options.size,
+        }
         fit(**({"data": None} if resume else new), out=folder, resume=resume)
     return open_run(folder)
 

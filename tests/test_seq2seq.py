@@ -168,7 +168,7 @@ def test_at_paper_size_it_has_384_million_parameters_of_which_64_are_recurrent()
 def test_data_say_what_it_is_conditioned_on():
     lines = [np.array([1, 0]), np.array([2, 2, 0])]
     pairs = Dataset(lines, levels=3, kind="text", sources=lines)
-    assert Seq2Seq.configure(pairs) == {"symbols": 3, "source": 3}
+    assert Seq2Seq.configure(pairs) == {"symbols": 3, "source": 3, "dropout": 0.1}
     texts = Dataset(lines, levels=3, kind="text", context=np.array([0, 1]), classes=("a", "b"))
     assert Seq2Seq.configure(texts) == {"symbols": 3, "classes": 2}
 

@@ -15,7 +15,14 @@ from chainrule.layers.attention import dense_program, norm_program, plus_class, 
 from chainrule.layers.carried import CHUNK, Carried, before_each
 from chainrule.layers.dilated import Block, causal, centred
 from chainrule.layers.dropout import dropped
-from chainrule.layers.translation import check_condition, check_source, lengths_of, log_probs_of, loss_of
+from chainrule.layers.translation import (
+    check_condition,
+    check_source,
+    for_pairs,
+    lengths_of,
+    log_probs_of,
+    loss_of,
+)
 from chainrule.model import check_sizes
 
 UNITS = ("relu", "multiplicative")
@@ -108,9 +115,7 @@ class ByteNet(Carried):
     @classmethod
     def configure(cls, data) -> dict:
         """Constructor arguments that the data imply."""
-        if data.sources is None:
-            return super().configure(data)
-        return {"symbols": data.levels, "source": data.levels}
+        return super().configure(data) if data.sources is None else for_pairs(data)
 
     @property
     def reach(self) -> int:

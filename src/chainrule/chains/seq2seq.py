@@ -10,7 +10,14 @@ from torch import Tensor, nn
 from chainrule.layers.attention import dense_program
 from chainrule.layers.carried import before_each
 from chainrule.layers.sequence import Recurrent, first_gates, stacked, stacked_program
-from chainrule.layers.translation import check_condition, check_source, lengths_of, log_probs_of, loss_of
+from chainrule.layers.translation import (
+    check_condition,
+    check_source,
+    for_pairs,
+    lengths_of,
+    log_probs_of,
+    loss_of,
+)
 from chainrule.model import check_sizes
 
 
@@ -80,9 +87,7 @@ class Seq2Seq(Recurrent):
     @classmethod
     def configure(cls, data) -> dict:
         """Constructor arguments that the data imply."""
-        if getattr(data, "sources", None) is None:
-            return super().configure(data)
-        return {"symbols": data.levels, "source": data.levels}
+        return super().configure(data) if data.sources is None else for_pairs(data)
 
     def context_rule(self) -> str:
         """The state goes on to the end of the event, and begins as that of the source."""

@@ -5,12 +5,19 @@ B batch, S symbols of a source, T of a target, K symbols; -1 stands beyond the e
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from chainrule.errors import ChainruleError
 from chainrule.model import pick
+
+
+def for_pairs(data: Any) -> dict[str, Any]:
+    """Constructor arguments that texts with sources imply. Pairs are few: some dropout, or they are known by heart."""
+    return {"symbols": data.levels, "source": data.levels, "dropout": 0.1}
 
 
 def check_condition(source: int, classes: int) -> None:
