@@ -152,7 +152,7 @@ def test_a_mixed_training_learns():
     torch.manual_seed(0)
     chain = ByteNet(symbols=4, source=4, **ByteNet.SIZES["tiny"])
     x, context = events(chain, EVENT, 8), sources(chain, 8)
-    plan = Plan(minutes=10, lr=0.02, warmup=5, bfloat16=True, muon=True)
+    plan = Plan(minutes=10, lr=0.02, warmup=5, bfloat16=True, muon=True, compile=False)
     losses = [training.loss for training in islice(Training(chain, lambda step: (x, context), plan), 60)]
     assert losses[-1] < 0.5 * losses[0]
 
