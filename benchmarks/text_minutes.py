@@ -61,7 +61,7 @@ SETTINGS: dict[str, dict[str, Settings]] = {
         },
         "bytenet": {
             2: {"width": 192, "sets": 1},
-            10: {"width": 192, "sets": 1},
+            5: {"width": 192, "sets": 1, "dropout": 0.3},
         },
         "gpt": {113 / 60: {"width": 128, "layers": 4, "heads": 4, "window": 64}},  # the sizes of the peer
     },
