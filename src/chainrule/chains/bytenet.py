@@ -244,7 +244,7 @@ class ByteNet(Carried):
 
 
 def half(h: Tensor) -> Tensor:
-    """h in the short type of a mixed training: most of its time goes into reading and writing what blocks hand on."""
+    """h in the short type of a mixed training: half as much to read and write between products."""
     return h.to(torch.get_autocast_dtype("cpu")) if torch.is_autocast_enabled("cpu") else h
 
 

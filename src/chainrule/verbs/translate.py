@@ -238,7 +238,7 @@ def limit_of(source: Any, length: int | None) -> int:
 
 def side_by_side(sources: Sequence[Any]) -> Tensor:
     """Sources (S_i,) as (B, the longest) int64, -1 beyond their ends."""
-    return torch.from_numpy(padded([np.asarray(source, np.int64) for source in sources]))
+    return torch.from_numpy(padded(sources))
 
 
 def check_translates(chain: Chain, *sources: Any) -> None:
