@@ -15,7 +15,17 @@ KINDS = (
     *ONE,
     *("dense", "dense onto", "embed", "embed onto", "levels", "position", "select", "add", "multiply"),
     *("gate", "norm", "attend", "concat", "constant", "class", "features", "lstm", "mlstm", "memory", "part"),
-    *("copy", "constant here", "dense here onto", "here", "total", "logistics", "logistic of", "mix"),
+    *(
+        "copy",
+        "constant here",
+        "dense here onto",
+        "here",
+        "total",
+        "logistics",
+        "logistics within",
+        "logistic of",
+        "mix",
+    ),
     *("log softmax", "blend", "constant cycle", "attend near"),
 )
 # of an LSTM: its clock, and where the earlier hidden state and the earlier cell are (rows, columns), or carried
@@ -108,7 +118,7 @@ class Writer:
             return self.attend(n)
         if kind == "attend near":
             return self.attend_near(n)
-        if kind in ("logistics", "logistic of"):
+        if kind in ("logistics", "logistics within", "logistic of"):
             return self.logistic(kind, clock)
         if kind == "constant cycle":
             clock = "pixel" if clock in EARLY else clock
@@ -180,9 +190,9 @@ class Writer:
             return None
         when = {"clock": clock}
         made = (
-            self.p.logistics(three, **when)
-            if kind == "logistics"
-            else self.p.logistic_of(three, channel, **when)
+            self.p.logistic_of(three, channel, **when)
+            if kind == "logistic of"
+            else self.p.logistics(three, within=kind == "logistics within", **when)
         )
         return self.p.pointwise("tanh", made, **when)
 

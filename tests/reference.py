@@ -368,6 +368,8 @@ class Reference:
             return y
         if op.kind == "logistics":
             return self.logistics(x[0])
+        if op.kind == "logistics within":
+            return self.logistics(x[0], self.mass_within)
         if op.kind == "logistic of":
             return self.logistic_of(x[0], self.symbols[:, pixel * self.C + op.numbers[0]])
         if op.kind in ("embed", "embed onto"):
@@ -468,11 +470,12 @@ class Reference:
         rows = [mixer.predict(lane, self.math.dtype) for lane, mixer in zip(seen, mixers, strict=True)]
         return np.array(rows, self.math.dtype)
 
-    def logistics(self, x):
+    def logistics(self, x, masses_of=None):
         """One logistic after another."""
+        masses_of = masses_of or self.logistic_of
         found = np.full((self.lanes, self.p.symbols), -np.inf, self.math.dtype)
         for k in range(self.p.symbols):
-            masses = self.logistic_of(x, np.full(self.lanes, k))
+            masses = masses_of(x, np.full(self.lanes, k))
             for j in range(masses.shape[1]):
                 found[:, k] = self.math.log_add(found[:, k], masses[:, j])
         return found
@@ -490,6 +493,17 @@ class Reference:
         zero = m.dtype(0)
         gap = np.where((k > 0) & (k < most), gap, zero)
         return w + ((gap - np.where(k < most, above, zero)) - np.where(k > 0, below, zero))
+
+    def mass_within(self, x, k):
+        """Log weight plus log mass of the levels k (lanes,) between their own edges."""
+        m = self.math
+        (w, mean, scale), k = np.split(x, 3, 1), k[:, None]
+        step, steep = (
+            m.dtype(1) / m.dtype(max(self.p.symbols - 1, 1)),
+            m.exp(-np.clip(scale, m.dtype(-13), m.dtype(13))),
+        )
+        a, b = (((2 * k + side).astype(m.dtype) * step - m.dtype(1) - mean) * steep for side in (1, -1))
+        return w + ((m.log_one_less((step + step) * steep) - m.softplus(-a)) - m.softplus(b))
 
     def look_up(self, op, table, f, r, c):
         frames, rows, columns, channel, outside = op.numbers

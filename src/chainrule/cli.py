@@ -133,6 +133,12 @@ def fit(
         ),
     ] = None,
     source: Source = None,
+    bits: Annotated[
+        int | None, typer.Option(metavar="8|16", help="Of a sample of sound; 8, mu-law, without it.")
+    ] = None,
+    rate: Annotated[
+        int | None, typer.Option(min=1, metavar="HZ", help="Samples a second that sounds are brought to.")
+    ] = None,
     start: Annotated[
         str | None,
         typer.Option(
@@ -171,7 +177,7 @@ def fit(
         learn(
             data, model, out=out, minutes=minutes, steps=steps, size=size, settings=settings(set_), seed=seed,
             conditional=conditional, patches=patches, count=count, gray=gray, tokens=tokens,
-            sources=file_or_column(source), start=start,
+            sources=file_or_column(source), bits=bits, rate=rate, start=start,
             holdout=holdout, batch=batch, lr=lr, compile=compile, bfloat16=bfloat16,
             resume=resume, save_every=save_every, listen=listen,
         )  # fmt: skip
@@ -614,8 +620,10 @@ def open_divided(run: Path, source: str):
 
 def as_fitted(opened) -> dict[str, Any]:
     """The arguments of `load` that give data as the model of a run wants them."""
-    info = opened.info
+    info, sound = opened.info, opened.sound
+    heard = {} if sound is None else {"bits": sound.bits, "rate": sound.rate}
     return {
+        **heard,
         "levels": info.get("levels"),
         "classes": info.get("classes") or False,
         "channels": getattr(opened.model, "channels", None),

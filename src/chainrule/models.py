@@ -12,7 +12,7 @@ from typing import Any
 from chainrule import store, zoo
 from chainrule.chains import CHAINS
 from chainrule.codes import CODES
-from chainrule.data import tokens
+from chainrule.data import Sound, tokens
 from chainrule.data.alphabets import BYTES, Alphabet, Tokens
 from chainrule.data.reading import file_size, printable
 from chainrule.errors import ChainruleError
@@ -63,6 +63,11 @@ class Run:
                 "or a chain that has cells, such as mlstm"
             )
         return self.model
+
+    @property
+    def sound(self) -> Sound | None:
+        """What the symbols of sounds stand for."""
+        return Sound(**self.info["sound"]) if "sound" in self.info else None
 
     @property
     def folder(self) -> Path:
@@ -153,7 +158,7 @@ READING: dict[
     str, tuple[type, ...]
 ] = {  # what a run may say about how its data were read: arguments of `load`
     **dict.fromkeys(["classes", "gray"], (bool,)),
-    **dict.fromkeys(["patches", "count", "seed"], (int,)),
+    **dict.fromkeys(["patches", "count", "seed", "bits", "rate"], (int,)),
     "split": (str,),
     "sources": (str, int),  # a file, or a column
 }
@@ -179,7 +184,7 @@ def check_facts(info: dict[str, Any], model: Chain | Code, origin: str) -> None:
         ),
         **dict.fromkeys(("budget", "training", "settings", "versions"), lambda v: isinstance(v, dict)),
         "reading": can_be_read,
-        "kind": lambda v: v in ("image", "text", "array"),
+        "kind": lambda v: v in ("image", "text", "sound", "array"),
         "levels": lambda v: isinstance(v, int) and 1 <= v <= symbols,
         "event": lambda v: (
             v is None or (isinstance(v, list) and all(isinstance(n, int) and n >= 0 for n in v))
@@ -187,6 +192,7 @@ def check_facts(info: dict[str, Any], model: Chain | Code, origin: str) -> None:
         "classes": lambda v: (
             isinstance(v, list) and all(isinstance(c, str) for c in v) and len(v) in (0, classes)
         ),
+        "sound": is_sound,
         "holdout": lambda v: is_number(v) and 0 <= v <= 0.5,
         "tokens": lambda v: (
             isinstance(v, dict) and all(isinstance(v.get(k), str) for k in ("given", "sha256"))
@@ -196,6 +202,14 @@ def check_facts(info: dict[str, Any], model: Chain | Code, origin: str) -> None:
     for key, can_be in possible.items():
         if key in info and not can_be(info[key]):
             raise ChainruleError(f"{origin} says {key} is {store.one_line(info[key])}: it is damaged")
+
+
+def is_sound(value: Any) -> bool:
+    """Whether a header says what the symbols of sounds stand for."""
+    try:
+        return isinstance(value, dict) and bool(Sound(**value))
+    except (TypeError, ChainruleError):
+        return False
 
 
 def parse_model(data: bytes, origin: str = "the model") -> Chain | Code:

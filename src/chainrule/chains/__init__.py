@@ -22,5 +22,6 @@ CHAINS = {
     "transformer-xl": "chainrule.chains.transformer_xl:TransformerXL",
     "bytenet": "chainrule.chains.bytenet:ByteNet",
     "seq2seq": "chainrule.chains.seq2seq:Seq2Seq",
+    "wavenet": "chainrule.chains.wavenet:WaveNet",
     "mixture": "chainrule.chains.mixture:Mixture",
 }

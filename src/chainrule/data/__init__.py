@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,12 +30,14 @@ from chainrule.data.named import NAMED, SPLITS, describe, load_named
 from chainrule.data.parallel import Sources, load_parallel
 from chainrule.data.patches import COUNT, in_gray, patches_of
 from chainrule.data.reading import printable, shown
+from chainrule.data.sound import Sound
 from chainrule.errors import ChainruleError
 
 __all__ = [
     "BYTES",
     "Alphabet",
     "Dataset",
+    "Sound",
     "batches",
     "describe",
     "draw",
@@ -65,6 +68,8 @@ def load(
     seed: int = 0,
     alphabet: Alphabet = BYTES,
     sources: Sources | None = None,
+    bits: int | None = None,
+    rate: int | None = None,
 ) -> Dataset:
     """A named set, the files at a path, or an array with one item a row, as a `Dataset`.
 
@@ -85,6 +90,8 @@ def load(
         sources: what each text is conditioned on, such as what it translates. A file: its lines are the sources of the
             lines of `source`. A number, 1 or 2: `source` is a table of two columns with a tab between, and this is the
             column of the sources. See `chainrule.data.parallel` for what a line is. A named set has its own.
+        bits: of the samples of sounds: 16, or 8 for mu-law (or what a file of 8 bits has). None: as they are.
+        rate: samples a second that sounds are brought to. None: as they are.
 
     Raises:
         ChainruleError: nothing of that name, nothing that can be read, or symbols out of range.
@@ -95,7 +102,22 @@ def load(
     data = found(source, split, levels, classes, channels, sources)
     data = in_gray(data) if gray else data
     data = data if patches is None else patches_of(data, patches, count, seed)
+    data = as_sound(data, bits, rate)
     return data if alphabet is BYTES else data.in_alphabet(alphabet)
+
+
+def as_sound(data: Dataset, bits: int | None, rate: int | None) -> Dataset:
+    """Sounds with so many bits a sample."""
+    if bits not in (None, 8, 16):
+        raise ChainruleError(f"--bits {bits}: a sample of sound has 8 or 16")
+    if data.sound is None:
+        if bits or rate:
+            what = f"--bits {bits}" if bits else f"--rate {rate}"
+            raise ChainruleError(f"{what} is for sound, {data.source or 'this'} is {data.kind}: leave it out")
+        return data
+    if bits in (None, data.sound.bits):
+        return data
+    return data.heard(replace(data.sound, coding="mu-law" if bits == 8 else "16 bit"))
 
 
 def found(source, split, levels, classes, channels, sources=None) -> Dataset:

@@ -72,9 +72,11 @@ def streams(
     epoch) into `size` streams of one length; a step takes the next `window` symbols of each. An epoch takes what
     fits into whole steps.
 
+    Of sounds of two bytes a sample, streams are cut between samples, and `window` counts these.
+
     Returns:
         symbols (B, T); what came before each symbol (B, T) int64, −1 at the beginning of an event or of a stream;
-        the class of each symbol (B, T), or None.
+        the class of each symbol (B, T), or None. Of sounds of two bytes the first two are (B, T, 2).
 
     >>> text = Dataset(x=np.arange(12)[None], levels=12, kind="text")
     >>> x, before, _ = streams(text, size=2, seed=0, step=1, window=3)  # the second of two steps
@@ -82,7 +84,8 @@ def streams(
     [[1, 1, 1], [1, 1, 1]]
     """
     check_rows(size, window)
-    lengths = dataset.lengths()
+    each = dataset.per_sample
+    lengths = dataset.lengths() // each
     total = int(lengths.sum())
     if dataset.binarise or not total:
         raise ChainruleError("streams are read from symbols that are there: take data that are not binarised")
@@ -93,12 +96,13 @@ def streams(
     ends = lengths[order].cumsum()
     nth = np.searchsorted(ends, places, side="right")
     event, place = order[nth], places - (ends - lengths[order])[nth]
-    symbols = np.empty(places.shape, np.int64)
+    symbols = np.empty(places.shape + (each,) * (each > 1), np.int64)
     for i in np.unique(event):
         here = event == i
-        symbols[here] = np.asarray(dataset.x[i]).reshape(-1)[place[here]]
+        symbols[here] = np.asarray(dataset.x[i]).reshape(-1, *symbols.shape[2:])[place[here]]
     begins = place[:, 1:] == 0
     begins[:, 0] |= turn == 0
+    begins = begins if each == 1 else begins[..., None]
     x = symbols[:, 1:].astype(symbol_type(dataset.levels))
     classes = None if dataset.context is None else dataset.context[event[:, 1:]]
     return x, np.where(begins, -1, symbols[:, :-1]), classes
@@ -248,7 +252,9 @@ def train_holdout(dataset: Dataset, share: float = 0.1) -> tuple[Dataset, Datase
     if dataset.sources is not None:
         return dataset, None
     cuts = [len(text) - int(len(text) * share) for text in dataset.x]
-    if dataset.kind != "text" or any(cut == len(text) for cut, text in zip(cuts, dataset.x, strict=True)):
+    if dataset.kind not in ("text", "sound") or any(
+        cut == len(text) for cut, text in zip(cuts, dataset.x, strict=True)
+    ):
         return dataset, None
     pairs = list(zip(dataset.x, cuts, strict=True))
     return (

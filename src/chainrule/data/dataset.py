@@ -10,6 +10,7 @@ from functools import cached_property
 import numpy as np
 
 from chainrule.data.alphabets import BYTES, Alphabet
+from chainrule.data.sound import Sound
 from chainrule.errors import ChainruleError
 
 
@@ -17,13 +18,14 @@ from chainrule.errors import ChainruleError
 class Dataset:
     """Events with their names, and what they are conditioned on.
 
-    An *event* is one array of integer symbols 0..levels-1: an image (H, W, C), a text (T,) of bytes or tokens.
+    An *event* is one array of integer symbols 0..levels-1: an image (H, W, C), a text (T,) of bytes or tokens, a sound
+    (T,) of levels, or (T, 2) of bytes.
 
     Attributes:
         x: the events. One array (N, *event) when all have one shape (it may be memory-mapped), else a
             sequence of N arrays of their own shapes. A selection of a memory-mapped array is a sequence too.
         levels: K, the number of symbols: 2 for binary, 256 for bytes, 17 for scikit-learn's digits.
-        kind: "image" | "text" | "array".
+        kind: "image" | "text" | "sound" | "array".
         names: N names, unique: file names relative to the folder given, or "0", "1", ...
         context: (N,) class indices, or None.
         classes: names of the classes, in the order of their indices; () without classes.
@@ -35,6 +37,7 @@ class Dataset:
         alphabet: what the symbols of texts spell.
         sources: of texts that are each conditioned on another, such as the sentence that they translate: N arrays
             (S,) in symbols of the same alphabet; else None.
+        sound: of a sound what its symbols stand for; else None.
     """
 
     x: np.ndarray | Sequence[np.ndarray]
@@ -49,6 +52,7 @@ class Dataset:
     binarise: bool = False
     alphabet: Alphabet = BYTES
     sources: Sequence[np.ndarray] | None = None
+    sound: Sound | None = None
 
     def __len__(self) -> int:
         return len(self.x)
@@ -87,6 +91,32 @@ class Dataset:
         for shape, items in self.buckets.items():
             found[items] = math.prod(shape)
         return found
+
+    @property
+    def per_sample(self) -> int:
+        """Symbols of a sample of sound: 2 of 16 bits; else 1."""
+        return 2 if self.sound is not None and self.sound.bits == 16 else 1
+
+    def heard(self, sound: Sound) -> Dataset:
+        """The same sounds in another coding, at the same rate.
+
+        >>> loud = Dataset([np.array([[0, 0], [128, 0]])], 256, "sound", sound=Sound(8000, "16 bit"))
+        >>> loud.heard(Sound(8000, "mu-law")).x[0].tolist()
+        [1, 128]
+        """
+        if self.sound is None:
+            raise ChainruleError(
+                f"{self.source or 'this'} is {self.kind}, the model was fitted on sound: give it sound"
+            )
+        if sound.rate != self.sound.rate:
+            raise ChainruleError(
+                f"{self.source or 'the sound'} has {self.sound.rate:,} samples a second, and {sound.rate:,} are wanted: "
+                "resample it first"
+            )
+        if sound == self.sound:
+            return self
+        x = gather([sound.symbols(self.sound.samples(event)) for event in self.x])
+        return replace(self, x=x, sound=sound)
 
     def select(self, index) -> Dataset:
         """The events at `index` (integers, a slice or a mask), in that order."""

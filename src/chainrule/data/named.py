@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import os
 import tarfile
 from collections.abc import Callable
@@ -20,9 +21,11 @@ from chainrule.data.homes import (
     BSDS,
     CALTECH,
     CIFAR10,
+    FSDD,
     MNIST,
     MULTI30K,
     OLIVETTI,
+    PIANO,
     SHAKESPEARE,
     SST2,
     STACKS,
@@ -31,6 +34,7 @@ from chainrule.data.homes import (
 from chainrule.data.images import read_image_from
 from chainrule.data.parallel import Lines, aligned, dataset_of, read_lines
 from chainrule.data.reading import file_size, reading
+from chainrule.data.sound import Sound
 from chainrule.errors import ChainruleError
 
 SPLITS = ("train", "test", "all")
@@ -202,6 +206,44 @@ def captions(file: str, count: int) -> Lines:
     return Lines(found.name, lines)
 
 
+def fsdd(split: str) -> Dataset:
+    """Spoken digits, 16 bits at 8 kHz, each of one of 60 classes: which digit, and who speaks; takes 0 to 4 to test."""
+    path = FSDD.find()
+    arrays = read_members(path, path.name, ("audio", "offsets", "digit", "speaker", "take", "rate"))
+    digit, speaker, take = (arrays[key] for key in ("digit", "speaker", "take"))
+    voices = sorted({str(name) for name in speaker})
+    if len(voices) != 6 or take.shape != digit.shape or take.shape != speaker.shape or (digit > 9).any():
+        raise ChainruleError(f"{path.name} does not hold digits of 6 speakers: it is another file")
+    clips = recordings(arrays, path.name, 3000)
+    y = np.array([int(d) * 6 + voices.index(str(s)) for d, s in zip(digit, speaker, strict=True)])
+    names = [f"{d}_{s}_{t}.wav" for d, s, t in zip(digit, speaker, take, strict=True)]
+    classes = tuple(f"{d} {voice}" for d in range(10) for voice in voices)
+    whole = Dataset(clips, 256, "sound", names, y, classes, sound=Sound(int(arrays["rate"]), "16 bit"))
+    return part(whole, take < 5, split)
+
+
+def piano(split: str) -> Dataset:
+    """Clips of classical music, 30 seconds each, 16 bits at 12 kHz, rendered from recorded performances."""
+    path = PIANO.find()
+    arrays = read_members(path, path.name, ("audio", "offsets", "is_test", "source", "rate"))
+    clips, test = recordings(arrays, path.name, 19), arrays["is_test"]
+    if test.shape != (19,) or test.dtype != bool:
+        raise ChainruleError(f"{path.name} does not say which clips are for testing: it is another file")
+    names = [f"{i:02d} {Path(str(source)).stem}.wav" for i, source in enumerate(arrays["source"])]
+    whole = Dataset(gather(clips), 256, "sound", names, sound=Sound(int(arrays["rate"]), "16 bit"))
+    return part(whole, test, split)
+
+
+def recordings(arrays: dict[str, np.ndarray], name: str, count: int) -> list[np.ndarray]:
+    """The clips (T, 2) of an archive that holds them one after another as int16."""
+    audio, ends = arrays["audio"], arrays["offsets"]
+    fits = audio.dtype == np.int16 and ends.shape == (count + 1,) and arrays["rate"].shape == ()
+    if not fits or int(ends[0]) or int(ends[-1]) != len(audio) or (np.diff(ends) <= 0).any():
+        raise ChainruleError(f"{name} does not hold {count:,} recordings of 16 bits: it is another file")
+    symbols = Sound(int(arrays["rate"]), "16 bit").symbols(audio)
+    return [symbols[a:b] for a, b in itertools.pairwise(ends)]
+
+
 @dataclass(frozen=True)
 class Named:
     """One row of the table: what there is to know about a set before it is loaded."""
@@ -335,6 +377,28 @@ NAMED = {
         "captions in German, each with its English source; multi30k:validation has 1,014 more",
         MULTI30K,
         1014,
+    ),
+    "fsdd": Named(
+        fsdd,
+        "sound",
+        None,
+        256,
+        2700,
+        300,
+        "CC BY-SA 4.0",
+        "spoken digits of 6 speakers, 16 bits at 8 kHz, takes 0-4 for testing",
+        FSDD,
+    ),
+    "piano": Named(
+        piano,
+        "sound",
+        (360_000, 2),
+        256,
+        16,
+        3,
+        "CC BY-NC-SA 4.0",
+        "classical piano music, rendered, 30 seconds a clip, 16 bits at 12 kHz",
+        PIANO,
     ),
 }
 

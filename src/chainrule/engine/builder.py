@@ -198,9 +198,13 @@ class Builder:
         """tanh(f) σ(g) of the halves f, g of x."""
         return self._op("gate", x.width // 2, (x,), **when)
 
-    def logistics(self, x: Handle, **when: Any) -> Handle:
-        """The logits (K,) of a mixture of discretised logistics: x is their log weights, means and log scales."""
-        return self._op("logistics", self.symbols, (x,), **when)
+    def logistics(self, x: Handle, within: bool = False, **when: Any) -> Handle:
+        """The logits (K,) of a mixture of discretised logistics: x is their log weights, means and log scales.
+
+        The outermost levels also have what lies beyond them; `within`: they end like all others, and scales may be
+        smaller.
+        """
+        return self._op("logistics within" if within else "logistics", self.symbols, (x,), **when)
 
     def logistic_of(self, x: Handle, channel: int, **when: Any) -> Handle:
         """The log weights and, added, the log mass that each logistic of x gives the symbol of a channel."""

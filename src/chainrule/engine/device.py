@@ -17,7 +17,18 @@ from torch.nn import functional as F
 from chainrule.engine.kernels import run_of, runs_of
 from chainrule.engine.layout import apart, place
 from chainrule.engine.mixing import SIZE, Mixer, memories
-from chainrule.engine.program import HEAVIEST, LEAST, MIXING, Op, Program, Read, clocks, looks_of, mixer_of
+from chainrule.engine.program import (
+    HEAVIEST,
+    LEAST,
+    MASSES,
+    MIXING,
+    Op,
+    Program,
+    Read,
+    clocks,
+    looks_of,
+    mixer_of,
+)
 
 
 def gate(x: Tensor) -> Tensor:
@@ -48,6 +59,23 @@ def log_mass(k: Tensor, mean: Tensor, scale: Tensor, symbols: int) -> Tensor:
     below = torch.where(k > 0, torch.logaddexp(b, torch.zeros_like(b)), 0)
     gap = torch.where((k > 0) & (k < most), torch.log(-torch.expm1(-2 / max(most, 1) * steep)), 0)
     return gap - above - below
+
+
+def log_mass_within(k: Tensor, mean: Tensor, scale: Tensor, symbols: int) -> Tensor:
+    """The same with a log scale within -13..13, and no level reaches beyond its two edges."""
+    most = max(symbols - 1, 1)
+    low, high = (((2 * k.long() + side).to(mean) / most - 1) for side in (-1, 1))
+    return log_mass_between(low, high, mean, scale, 2 / most)
+
+
+def log_mass_between(
+    low: Tensor | float, high: Tensor | float, mean: Tensor, scale: Tensor, width: float | None = None
+) -> Tensor:
+    """log of the mass from `low` to `high`, `width` apart, under a logistic; `scale` is taken within -13..13."""
+    steep = torch.exp(-scale.clamp(-13, 13))
+    a, b = (high - mean) * steep, (low - mean) * steep
+    above, below = (torch.logaddexp(x, torch.zeros_like(x)) for x in (-a, b))  # F.softplus cuts off at 20
+    return torch.log(-torch.expm1(-(high - low if width is None else width) * steep)) - above - below
 
 
 def log_softmax(x: Tensor) -> Tensor:
@@ -244,8 +272,9 @@ class Device:
             return self._copy(op, x[0], x[1], frame, row, column)
         if op.kind == "norm":
             return F.layer_norm(x[0], x[0].shape[-1:], w[0], w[1], 1e-5)
-        if op.kind == "logistics":
-            return self._masses(x[0], torch.arange(self.program.symbols)).logsumexp(1)
+        if op.kind in MASSES:
+            mass = log_mass if op.kind == "logistics" else log_mass_within
+            return self._masses(x[0], torch.arange(self.program.symbols), mass).logsumexp(1)
         if op.kind == "constant":
             return w[0]
         if op.kind == "class":
@@ -292,11 +321,11 @@ class Device:
         rate = self.weights[op.weights[0]]
         return reweighed(weights, torch.stack(x[1:-1], 1), x[-1], last, older, rate).flatten(1)
 
-    def _masses(self, x: Tensor, levels: Tensor) -> Tensor:
-        """Log weights plus log masses (lanes, J, levels) of logistics x (lanes, 3 J)."""
+    def _masses(self, x: Tensor, levels: Tensor, mass: Callable[..., Tensor] = log_mass) -> Tensor:
+        """Log weights plus log masses (lanes, J, levels) of logistics x (lanes, 3 J), as `mass` gives them."""
         w, means, scales = x.chunk(3, 1)
         levels = levels.to(x.device).expand(len(x), -1)[:, None]
-        return w[..., None] + log_mass(levels, means[..., None], scales[..., None], self.program.symbols)
+        return w[..., None] + mass(levels, means[..., None], scales[..., None], self.program.symbols)
 
     def _embed(self, op: Op, table: Tensor, frame: int, row: int, column: int) -> Tensor:
         f, r, c, channel, outside = op.numbers

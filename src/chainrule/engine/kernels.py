@@ -35,6 +35,7 @@ Q0, Q1, Q2 = F(7.0376836292e-2), F(-1.1514610310e-1), F(1.1676998740e-1)
 Q3, Q4, Q5 = F(-1.2420140846e-1), F(1.4249322787e-1), F(-1.6668057665e-1)
 Q6, Q7, Q8 = F(2.0000714765e-1), F(-2.4999993993e-1), F(3.3333331174e-1)
 WIDEST = F(7.0)  # the log scale of a logistic is taken within -7..7
+FINEST = F(13.0)  # that of a logistic whose levels have no mass beyond their edges within -13..13
 TOGETHER = 32  # rows that a stripe of weights is kept in the cache for
 GELU, CUBE, TINY = F(1.5957691216), F(0.044715), F(1e-5)
 LEAST, HEAVIEST = F(program.LEAST), F(program.HEAVIEST)
@@ -48,6 +49,7 @@ FILL_HERE, COPY_HERE, DENSE_HERE = (CODES[k] for k in ("fill here", "copy here",
 FILL_CYCLE = CODES["fill cycle"]
 LOGISTICS, LOGISTIC_OF, MIX = CODES["logistics"], CODES["logistic of"], CODES["mix"]
 ATTEND_NEAR = CODES["attend near"]
+LOGISTICS_WITHIN = CODES["logistics within"]
 LOG_SOFTMAX, REWEIGH, BLEND = CODES["log softmax"], CODES["reweigh"], CODES["blend"]
 ONCE, FRAME, BACK, ROW, PIXEL, CHANNEL = range(6)  # the clocks; then one more a channel, and "done"
 FRAMES, ROWS, COLUMNS, CHANNELS, SYMBOLS, LANES, SIZE = range(7)  # Tables.dims
@@ -216,11 +218,14 @@ def normalise(memory, weights, x, y, n, w, b):
 
 
 @inlined
-def logistic(memory, x, j, count, step):
-    """Log weight, mean, 1/scale, and log(1 - e^-width) of the j-th of `count` logistics, width that of a level."""
+def logistic(memory, x, j, count, step, most):
+    """Log weight, mean, 1/scale, and log(1 - e^-width) of the j-th of `count` logistics, width that of a level.
+
+    The log scale is taken within -most..most.
+    """
     scale = memory[x + count + count + j]
-    scale = scale if scale > -WIDEST else -WIDEST
-    scale = scale if scale < WIDEST else WIDEST
+    scale = scale if scale > -most else -most
+    scale = scale if scale < most else most
     steep = exp(-scale)
     return memory[x + j], memory[x + count + j], steep, log_one_less((step + step) * steep)
 
@@ -244,10 +249,24 @@ def logistics(memory, x, y, count, levels):
     for k in range(levels):
         memory[y + k] = F(-np.inf)
     for j in range(count):
-        w, mean, steep, gap = logistic(memory, x, j, count, step)
+        w, mean, steep, gap = logistic(memory, x, j, count, step, WIDEST)
         for k in range(0, levels, max(most, 1)):  # the ends; the others are computed side by side
             memory[y + k] = log_add(memory[y + k], w + log_mass(k, most, mean, steep, gap, step))
         for k in range(1, most):
+            a = (F(k + k + 1) * step - ONE - mean) * steep
+            b = (F(k + k - 1) * step - ONE - mean) * steep
+            memory[y + k] = log_add(memory[y + k], w + ((gap - softplus(-a)) - softplus(b)))
+
+
+@called
+def logistics_within(memory, x, y, count, levels):
+    """The same, but no level has the mass beyond its edges."""
+    step = ONE / F(max(levels - 1, 1))
+    for k in range(levels):
+        memory[y + k] = F(-np.inf)
+    for j in range(count):
+        w, mean, steep, gap = logistic(memory, x, j, count, step, FINEST)
+        for k in range(levels):
             a = (F(k + k + 1) * step - ONE - mean) * steep
             b = (F(k + k - 1) * step - ONE - mean) * steep
             memory[y + k] = log_add(memory[y + k], w + ((gap - softplus(-a)) - softplus(b)))
@@ -258,7 +277,7 @@ def logistic_of(memory, x, y, count, levels, k):
     """y[j] = w_j + the log of the mass of level k under logistic j."""
     step = ONE / F(max(levels - 1, 1))
     for j in range(count):
-        w, mean, steep, gap = logistic(memory, x, j, count, step)
+        w, mean, steep, gap = logistic(memory, x, j, count, step, WIDEST)
         memory[y + j] = w + log_mass(k, levels - 1, mean, steep, gap, step)
 
 
@@ -589,6 +608,8 @@ def run_rare(
             normalise(memory, weights, x + i * ldx, to, n, w, b)
         elif kind == LOGISTICS:
             logistics(memory, x + i * ldx, to, ops[o, at.K], n)
+        elif kind == LOGISTICS_WITHIN:
+            logistics_within(memory, x + i * ldx, to, ops[o, at.K], n)
         elif kind == LOGISTIC_OF:
             k = np.int64(context.symbols[lane + i, pixel * dims[CHANNELS] + ops[o, at.D]])
             logistic_of(memory, x + i * ldx, to, n, dims[SYMBOLS], k)

@@ -18,6 +18,7 @@ from chainrule.engine.mixing import MOST_ORDERS, ORDER, SIZE, Curves, curves
 from chainrule.engine.program import (
     ATTENDING,
     EARLY,
+    MASSES,
     MIXING,
     Op,
     Program,
@@ -37,7 +38,7 @@ KINDS = (
     "fill", "copy", "dense", "embed", "class", "levels", "position", "features", "select", "add", "multiply",
     "relu", "elu", "tanh", "sigmoid", "exp", "gelu", "gate", "cell", "hidden", "norm", "attend", "point",
     "fill here", "fill cycle", "copy here", "dense here", "logistics", "logistic of", "mix", "log softmax",
-    "reweigh", "blend", "attend near",
+    "reweigh", "blend", "attend near", "logistics within",
 )  # fmt: skip
 CODES = {kind: code for code, kind in enumerate(KINDS)}
 
@@ -324,8 +325,8 @@ class Lowering:
             for j, (rows, columns, channel) in enumerate(zip(*[iter(op.numbers)] * 3, strict=True)):
                 gate = replace(op.reads[1], first=op.reads[1].first + j, width=1)
                 self.emit("point", out, [gate], b=rows, c=columns, d=channel)
-        elif op.kind == "logistics":
-            self.emit("logistics", out, op.reads, k=op.reads[0].width // 3)
+        elif op.kind in MASSES:
+            self.emit(op.kind, out, op.reads, k=op.reads[0].width // 3)
         elif op.kind == "logistic of":
             self.emit("logistic of", out, op.reads, d=op.numbers[0])
         elif op.kind in MIXING:

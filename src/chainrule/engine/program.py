@@ -118,6 +118,12 @@ OPS: dict[str, tuple[int | None, int, int | None, str]] = {
     "cell": (2, 0, 0, "σ(f) c + σ(i) tanh(g) of the quarters i, f, g, o of x, c = y: an LSTM's cell"),
     "hidden": (2, 0, 0, "σ(o) tanh(c) of the last quarter o of x, c = y"),
     "logistics": (1, 0, 0, "log Σⱼ e^{wⱼ} (mass of level k under logistic j), x = w, means, log scales"),
+    "logistics within": (
+        1,
+        0,
+        0,
+        "the same, no mass of a level beyond its edges, log scales taken within -13..13",
+    ),
     "logistic of": (1, 0, 1, "wⱼ + log of the mass of the symbol of channel n under logistic j, x as above"),
     "mix": (
         0,
@@ -151,6 +157,7 @@ OPS: dict[str, tuple[int | None, int, int | None, str]] = {
 
 ELEMENTWISE = ("add", "multiply", "relu", "elu", "tanh", "sigmoid", "exp", "gelu", "cell", "hidden")
 MIXING = ("mix", "mix from")
+MASSES = ("logistics", "logistics within")
 ATTENDING = {
     "attend": 1,
     "attend near": 2,
@@ -357,7 +364,7 @@ def validate(program: Program) -> Program:
     require(len(written) == len(program.values), "some value is never written")
     pixels = {pixels_of(program, op) for op in program.ops if op.kind in HERE} or {0}
     require(len(pixels) == 1, f"it is for events of {min(pixels)} pixels and for events of {max(pixels)}")
-    masses = program.symbols * sum(op.reads[0].width // 3 for op in program.ops if op.kind == "logistics")
+    masses = program.symbols * sum(op.reads[0].width // 3 for op in program.ops if op.kind in MASSES)
     require(masses <= MOST_MASSES, f"it adds up {masses} masses a pixel, {MOST_MASSES} are allowed")
     attended = caches(program)
     for read in program.reads():
@@ -651,6 +658,7 @@ SHAPES = {
     "cell": _cell,
     "hidden": _cell,
     "logistics": _logistics,
+    "logistics within": _logistics,
     "logistic of": _logistic_of,
     "mix": _mix,
     "mix from": _mix,

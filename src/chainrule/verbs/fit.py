@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,12 +49,13 @@ from chainrule.verbs.training import (
     with_parts,
 )
 
-DEFAULT_MODEL = {"image": "gated-pixelcnn", "text": "char-lstm", "array": "char-lstm"}
+DEFAULT_MODEL = {"image": "gated-pixelcnn", "text": "char-lstm", "sound": "wavenet", "array": "char-lstm"}
 TRANSLATOR = "bytenet"  # for texts with sources
 DEFAULT_MINUTES = 10.0
 SAVE_EVERY = 20.0  # seconds between checkpoints, unless told otherwise
 LOOK_EVERY = 60.0  # seconds between estimates on held-out items
 LOOK_AT = 1 << 17  # symbols at most in such an estimate
+HEARD = 8  # bits of a sample of sound, unless told otherwise
 GENTLE = 0.1  # of the learning rate of a new model, for one that has learned already
 
 Listener = Callable[[dict[str, Any]], object]
@@ -76,6 +77,8 @@ def fit(
     gray: bool = False,
     tokens: int | str | Path | None = None,
     sources: Sources | None = None,
+    bits: int | None = None,
+    rate: int | None = None,
     start: str | Path | None = None,
     holdout: float = 0.05,
     batch: int | None = None,
@@ -105,6 +108,7 @@ def fit(
         sources: of texts that are each conditioned on another, as translations are: the file whose lines are the
             sources of the lines of `data`, or the column of sources, 1 or 2, of a table of two (see `load`). A named
             set of such texts, or a Dataset, has its own; a model without an argument `source` does not look at them.
+        bits, rate: of a sample of sound, 8 (mu-law, the default) or 16, and samples a second (see `load`).
         start: a run, or a folder of GPT-2, to begin from: its chain with all that it has learned, and its alphabet. The
             learning rate is then a tenth of what suits a new model, unless `lr` says otherwise.
         holdout: share of the items kept from training to score it with (at most 1,000 items).
@@ -134,8 +138,11 @@ def fit(
     elif data is None:
         raise ChainruleError("say what to learn from: a path, or a name that chainrule data lists")
     else:
-        reading = how_to_read(conditional, patches, count, gray, seed, sources)
+        reading = how_to_read(conditional, patches, count, gray, seed, sources, bits, rate)
         dataset = load(data, **reading)
+        if dataset.sound is not None and bits is None:
+            dataset = load(dataset, bits=HEARD)
+            reading["bits"] = HEARD
         begun = None if start is None else started(start, model, tokens)
         name = begun.info["model"] if begun else model or default_model(dataset)
         dataset = as_taken(dataset, name)
@@ -210,6 +217,8 @@ def how_to_read(
     gray: bool,
     seed: int,
     sources: Sources | None,
+    bits: int | None,
+    rate: int | None,
 ) -> dict[str, Any]:
     """The arguments of `load` for data to learn from; a run keeps them, so that it always sees the same items."""
     if count is not None and patches is None:
@@ -219,6 +228,7 @@ def how_to_read(
         reading["gray"] = True
     if sources is not None:
         reading["sources"] = sources if isinstance(sources, int) else os.fsdecode(sources)
+    reading |= {key: value for key, value in (("bits", bits), ("rate", rate)) if value is not None}
     if patches is not None:
         reading |= {"patches": patches, "count": COUNT if count is None else count, "seed": seed}
     return reading
@@ -260,6 +270,7 @@ def describe(
         **({"start": {"from": str(begun.path), "sha256": store.sha256(begun.model, TABLE)}} if begun else {}),
         "data": data.source,
         **same_data(data),
+        **({} if data.sound is None else {"sound": asdict(data.sound)}),
         "classes": list(seen.classes),
         "conditional": conditional,
         "holdout": holdout
@@ -377,8 +388,8 @@ def first_symbols(data: Dataset, most: int) -> Dataset:
     """About the first `most` symbols of a dataset, binarised once if need be."""
     sizes = np.cumsum([np.asarray(data.x[i]).size for i in range(min(len(data), 256))])
     few = data.select(slice(0, max(1, int(np.searchsorted(sizes, most)))))
-    if data.kind == "text":
-        return replace(few, x=[np.asarray(x)[:most] for x in few.x])
+    if data.kind in ("text", "sound"):
+        return replace(few, x=[np.asarray(x)[: most // data.per_sample] for x in few.x])
     if not data.binarise:
         return few
     fixed, _ = batches(replace(few, context=None), len(few), 0, 0)

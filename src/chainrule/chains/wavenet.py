@@ -1,0 +1,231 @@
+"""WaveNet (van den Oord et al. 2016, "WaveNet: a generative model for raw audio"): dilated convolutions over sound."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from chainrule.errors import ChainruleError
+from chainrule.layers.carried import CHUNK, Carried, before_each
+from chainrule.layers.samples import Bytes, Levels, Tables, Waves
+from chainrule.layers.waves import GatedLayer
+from chainrule.model import check_sizes, pick
+
+
+class WaveNet(Carried):
+    """Sound, sample by sample, by stacks of dilated causal convolutions with gates, residuals and skips.
+
+    Of eight bits a sample is one symbol, of sixteen two: its high byte, then its low one. With s_t the sample before
+    position t, and c_t what it is conditioned on,
+
+        input      h_t = W_0 ∗ s                            (Waves, Tables)
+        layers     z = tanh(W_f ∗ h + V_f c) ⊙ σ(W_g ∗ h + V_g c)       equation 5 of the paper, 2 without c
+                   h <- h + W_r z,    skips <- skips + W_s z            figure 4
+        end        v = relu(W_1 relu(skips) + b)
+        output     the logits of 256 levels W_2 v + b, or a mixture of logistics over 65,536 (`Levels`, `Bytes`)
+
+    where W ∗ h sees t, t - d, ..., t - (k - 1) d, and d runs through `dilations` in each stack. A position sees exactly
+    the `reach` samples before it, 1 + Σ (k - 1) d over all convolutions, the first included. The samples are moved on by
+    one once, before everything. Over a long recording what each kernel has seen is carried from segment to segment: a
+    score does not depend on how it is cut.
+
+    Args:
+        symbols: K, levels of a symbol.
+        channels: symbols of a sample: 1, or 2 for its high and its low byte.
+        width: d, numbers between layers; the gates have as many.
+        skip: numbers that the layers add up for the output.
+        stacks: of layers; each has the dilations again.
+        dilations: of the layers of a stack.
+        kernel: k, taps of a kernel.
+        classes: number of classes in `context`, such as speakers; 0: none.
+        condition: numbers that a class becomes.
+        mixtures: logistics of a sample of two bytes.
+        order: how many samples a prediction of those is made of.
+
+    Example:
+        >>> chain = WaveNet(**WaveNet.SIZES["tiny"])
+        >>> chain.log_prob(torch.full((2, 7), 128)).shape
+        torch.Size([2])
+    """
+
+    SIZES = {
+        "tiny": {"width": 6, "skip": 5, "stacks": 1, "dilations": [1, 2], "mixtures": 2, "order": 3},
+        "laptop": {"stacks": 2},
+        # Section 3 gives dilations 1 to 512, repeated; public configurations have 30 layers of 64 or 128 numbers.
+        "paper": {"width": 128, "skip": 256, "stacks": 3},
+    }
+    KINDS = ("sound", "array")
+    TRAINING = {
+        "batch": 16,
+        "lr": 5e-3,
+        "window": 1024,
+        "bfloat16": True,
+        "carry": True,
+        "muon": True,
+        "compile": False,
+    }
+
+    def __init__(
+        self,
+        symbols: int = 256,
+        channels: int = 1,
+        width: int = 64,
+        skip: int = 64,
+        stacks: int = 3,
+        dilations: Sequence[int] = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512),
+        kernel: int = 2,
+        classes: int = 0,
+        condition: int = 16,
+        mixtures: int = 5,
+        order: int = 32,
+    ):
+        super().__init__()
+        check_sizes(
+            symbols=symbols, width=width, skip=skip, stacks=stacks, kernel=kernel, condition=condition
+        )
+        check_sizes(mixtures=mixtures, order=order)
+        check_shape(channels, dilations)
+        self.symbols, self.channels, self.classes, self.width = symbols, channels, classes, width
+        every = [d for _ in range(stacks) for d in dilations]
+        wide = condition if classes else 0
+        self.first: Any = Waves(symbols, width, order) if channels == 2 else Tables(symbols, width, kernel)
+        self.layers: Any = nn.ModuleList(GatedLayer(width, skip, kernel, d, wide, len(every)) for d in every)
+        self.condition = nn.Embedding(classes, condition) if classes else None
+        self.begin, self.last = nn.Parameter(torch.zeros(skip)), nn.Linear(skip, skip)
+        self.head: Any = Bytes(skip, symbols, mixtures, order) if channels == 2 else Levels(skip, symbols)
+
+    @classmethod
+    def configure(cls, data) -> dict:
+        """Constructor arguments that the data imply."""
+        return {**super().configure(data), "channels": data.per_sample}
+
+    @property
+    def reach(self) -> int:
+        """How many samples before it a position sees, the farthest included."""
+        return 1 + self.first.past + sum(layer.past for layer in self.layers)
+
+    def context_rule(self) -> str:
+        """Only so many samples are seen."""
+        return f"the {self.reach:,} samples before it"
+
+    # ---- logits ------------------------------------------------------------------------------------------------
+
+    def stretches(self, x: Tensor, context: Tensor | None = None, size: int = CHUNK) -> Iterator[Tensor]:
+        """The logits (B, size, K) of one stretch after another."""
+        for v, seen, part in self._parts(x, context, max(1, size // self.channels)):
+            yield self.head(v, seen, part).flatten(1, 2)
+
+    def log_probs(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """log p of every symbol (B, *event) in nats, float64."""
+        size = max(1, self._segment(x) // self.channels)
+        found = [self.head.log_probs(v, seen, part) for v, seen, part in self._parts(x, context, size)]
+        return torch.cat(found, 1).reshape(x.shape) if found else x.double()
+
+    def loss(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """The mean -log p of a symbol in nats."""
+        x = self._samples(x)
+        v, seen, _ = self._run(before_each(self._codes(x), self.nothing), None, context)
+        return self.head.loss(v, seen, x)
+
+    def loss_from(
+        self, state: Tensor, x: Tensor, before: Tensor, context: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The mean -log p of x (B, T) or (B, T, 2), going on from `state`; and the state after it.
+
+        Args:
+            before: the sample before each, of that shape, -1 where nothing came before: there nothing is known.
+            context: (B, T) classes.
+        """
+        x, before = self._samples(x), self._samples(before)
+        begins = before[..., 0] < 0
+        codes = self._codes(before).masked_fill(begins, self.nothing)
+        v, seen, state = self._run(codes, state, context, ~begins)
+        return self.head.loss(v, seen, x), state.detach()
+
+    def rest(self, batch: int) -> Tensor:
+        """What the kernels have seen before the first sample, (B, numbers of all of them): nothing."""
+        like = self.begin.new_zeros(batch, 0)
+        past = [layer.past * self.width for layer in self.layers]
+        return torch.cat([self.first.rest(like), like.new_zeros(batch, sum(past))], 1)
+
+    @property
+    def nothing(self) -> int:
+        """The code of a sample that is not there."""
+        return self.symbols**self.channels
+
+    def _samples(self, x: Tensor) -> Tensor:
+        """Symbols (B, *event) as (B, T, channels)."""
+        flat = x.flatten(1).long()
+        if flat.shape[1] % self.channels:
+            raise ChainruleError(
+                f"an event has {flat.shape[1]} symbols, the model takes samples of {self.channels}: was it fitted on "
+                "other bits?"
+            )
+        return flat.unflatten(1, (-1, self.channels))
+
+    def _codes(self, x: Tensor) -> Tensor:
+        """Samples (B, T, channels) as one number each."""
+        return x[..., 0] if self.channels == 1 else x[..., 0] * self.symbols + x[..., 1]
+
+    def _parts(self, x: Tensor, context: Tensor | None, size: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """What the head is given for one stretch of `size` samples after another, and these samples."""
+        x, state = self._samples(x), None
+        codes = before_each(self._codes(x), self.nothing)
+        for before, part in zip(codes.split(size, 1), x.split(size, 1), strict=True):
+            v, seen, state = self._run(before, state, context)
+            yield v, seen, part
+
+    def _run(self, before, state, context, kept=None, weights=None):
+        """Codes before each position (B, T) -> v (B, T, skip), the samples that a prediction is made of, the new state.
+
+        Args:
+            kept: (B, T), false where a recording begins: there nothing is seen of what came before.
+        """
+        state = self.rest(len(before)) if state is None else state
+        pasts = [self.first.held, *(layer.past * self.width for layer in self.layers)]
+        first, *pasts = state.split(pasts, 1)
+        texts = None if kept is None or bool(kept.all()) else (~kept).cumsum(1)
+        h, seen, after = self.first(before, first, texts)
+        c = self._conditions(context, before.shape[1])
+        hs = F.pad(h, (0, self.begin.shape[0]))
+        states = [after]
+        for layer, past in zip(self.layers, pasts, strict=True):
+            hs, after = layer(hs, past.unflatten(1, (layer.past, self.width)), texts, c)
+            states.append(after.flatten(1))
+        v = torch.relu(hs[..., self.width :] + self.begin)
+        return torch.relu(self.last(v)), seen, torch.cat(states, 1)
+
+    def _conditions(self, context: Tensor | None, steps: int) -> Tensor | None:
+        """What each position is conditioned on, (B, T, condition)."""
+        if self.condition is None:
+            return None
+        if context is None:
+            raise ChainruleError(f"the model is conditioned on one of {self.classes} classes: say which")
+        c = self.condition(context)
+        return c if context.ndim == 2 else c[:, None].expand(-1, steps, -1)
+
+    # ---- step program ------------------------------------------------------------------------------------------
+
+    def program(self, p):
+        """One sample: a column of each kernel, and the sums of all skips."""
+        h, seen = self.first.program(p)
+        c = None if self.condition is None else p.one_of_classes(self.condition.weight)
+        hs = p.concat(h, p.constant(self.begin))
+        for layer in self.layers:
+            hs = layer.program(p, hs, c)
+        v = p.pointwise("relu", hs[self.width :])
+        v = p.pointwise("relu", p.dense(v, weight=self.last.weight.T, bias=self.last.bias))
+        return self.head.program(p, v, seen)
+
+
+def check_shape(channels: int, dilations: Sequence[int]) -> None:
+    """One clear line for a network that there cannot be."""
+    if channels not in (1, 2):
+        raise ChainruleError(f"a sample of {channels} symbols: take 1 (8 bits), or 2 (16 bits)")
+    if not isinstance(dilations, list | tuple) or not dilations or any(type(d) is not int for d in dilations):
+        raise ChainruleError(f"dilations is {dilations!r}: take a list of numbers, such as [1, 2, 4, 8, 16]")
+    check_sizes(dilations=min(dilations))

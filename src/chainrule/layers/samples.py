@@ -1,0 +1,230 @@
+"""What a WaveNet makes of the samples before a position, and of what it knows of the next one: of 8 bits, and of 16.
+
+An input gives what the layers begin with; it is called with the codes of earlier samples. A head gives the logits.
+
+B batch, T time, K levels of a symbol, d width, J logistics, P samples that a prediction is made of
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from chainrule.engine.device import log_mass_between, log_mass_within
+from chainrule.model import pick
+
+LOUDEST = 4096.0  # by how much at most a sample is multiplied before tanh, at the start
+MIDDLE = (
+    6.5  # log scales of logistics lie within -13..0: from a tenth of a level of 65,536 to the whole range
+)
+
+
+def with_past(past: Tensor, now: Tensor, texts: Tensor | None, nothing: float, length: int) -> list[Any]:
+    """`length` columns for each position: what stood so many places before it, oldest first; and the new past.
+
+    Args:
+        past, now: (B, length - 1), (B, T).
+        texts: (B, T), which recording a position belongs to, 0 for that of `past`: of others nothing is seen.
+
+    Returns:
+        (B, T, length) and (B, length - 1).
+    """
+    every = torch.cat([past.to(now), now], 1)
+    seen, after = every.unfold(1, length, 1), every[:, now.shape[1] :]
+    if texts is None:
+        return [seen, after]
+    number = torch.cat([texts.new_zeros(past.shape), texts], 1)
+    seen = seen.masked_fill(number.unfold(1, length, 1) != texts[..., None], nothing)
+    return [seen, after.masked_fill(number[:, now.shape[1] :] != texts[:, -1:], nothing)]
+
+
+class Tables(nn.Module):
+    """A causal convolution of k taps over samples as one of K: a row of a table for each tap, added up."""
+
+    def __init__(self, symbols: int, width: int, kernel: int):
+        super().__init__()
+        self.symbols, self.kernel = symbols, kernel
+        self.past = self.held = kernel - 1
+        self.rows = nn.Embedding(kernel * (symbols + 1), width)  # the last of each tap: nothing yet
+
+    def rest(self, like: Tensor) -> Tensor:
+        """The samples before the first (B, held): none."""
+        return like.new_full((len(like), self.held), float(self.symbols))
+
+    def forward(self, codes: Tensor, past: Tensor, texts: Tensor | None) -> tuple[Tensor, None, Tensor]:
+        """codes (B, T), past (B, held) -> (B, T, d); nothing; the new past."""
+        seen, after = with_past(past, codes, texts, self.symbols, self.kernel)
+        taps = torch.arange(self.kernel, device=codes.device) * (self.symbols + 1)
+        h = self.rows(seen + taps).sum(2)
+        return half(h), None, after.to(self.rows.weight.dtype)
+
+    def program(self, p):
+        """The same in a step program."""
+        h = None
+        for i, table in enumerate(self.rows.weight.split(self.symbols + 1)):
+            h = p.embed(table, columns=i - self.kernel, outside=self.symbols, onto=h, clock="pixel")
+        return h, None
+
+
+class Waves(nn.Module):
+    """The last P samples of two bytes as numbers y from -1 to 1: h = W_2 tanh(e^g ⊙ (W_1 y) + b_1) + b_2.
+
+    The gains g begin from 1 to `LOUDEST`: some numbers tell loud samples apart, others the softest ones.
+    """
+
+    def __init__(self, symbols: int, width: int, order: int):
+        super().__init__()
+        self.symbols, self.order, self.past, self.held = symbols, order, order - 1, order - 1
+        self.see, self.tell = nn.Linear(order, 2 * width), nn.Linear(2 * width, width)
+        self.gain = nn.Parameter(torch.linspace(0, math.log(LOUDEST), 2 * width))
+
+    def rest(self, like: Tensor) -> Tensor:
+        """The samples before the first (B, held): silence."""
+        return like.new_zeros(len(like), self.held)
+
+    def forward(self, codes: Tensor, past: Tensor, texts: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """codes (B, T), past (B, held) -> (B, T, d); the samples before each position (B, T, P); the new past."""
+        y = numbers_of(codes, self.symbols, past)
+        seen, after = with_past(past, y, texts, 0.0, self.order)
+        with torch.autocast(codes.device.type, enabled=False):
+            h = torch.tanh(F.linear(seen, self.see.weight * self.gain.exp()[:, None], self.see.bias))
+        return half(self.tell(h)), seen, after
+
+    def program(self, p):
+        """The same in a step program."""
+        k = self.symbols
+        steps = [[2 / (k - 1)], [2 / (k * (k - 1))]]
+        y = p.dense(p.levels(1.0, 0.0), weight=steps, bias=[-1 - 1 / k])
+        seen = p.concat(*(p.at(y, columns=-i) for i in range(self.order, 0, -1)), clock="pixel")
+        weight = self.see.weight * self.gain.exp()[:, None]
+        h = p.pointwise("tanh", p.dense(seen, weight=weight.T, bias=self.see.bias))
+        return p.dense(h, weight=self.tell.weight.T, bias=self.tell.bias), seen
+
+
+def numbers_of(codes: Tensor, symbols: int, like: Tensor) -> Tensor:
+    """Codes high · K + low as numbers: high byte k has its middle at 2 k / (K - 1) - 1; nothing is 0.
+
+    The type is that of `like`.
+    """
+    k = symbols
+    y = (codes.to(like) - (k - 1) / 2) * (2 / (k * (k - 1))) - 1
+    return y.masked_fill(codes == k * k, 0.0)
+
+
+class Levels(nn.Module):
+    """The logits of the K levels of a sample."""
+
+    def __init__(self, skip: int, symbols: int):
+        super().__init__()
+        self.out = nn.Linear(skip, symbols)
+
+    def forward(self, v: Tensor, seen: None, x: Tensor) -> Tensor:
+        """v (B, T, skip) -> (B, T, 1, K)."""
+        return self.out(v)[:, :, None]
+
+    def log_probs(self, v: Tensor, seen: None, x: Tensor) -> Tensor:
+        """log p of samples x (B, T, 1)."""
+        return pick(self(v, seen, x), x)
+
+    def loss(self, v: Tensor, seen: None, x: Tensor) -> Tensor:
+        """The mean -log p of a symbol."""
+        return F.cross_entropy(self.out(v).flatten(0, 1), x.flatten())
+
+    def program(self, p, v, seen):
+        return [p.dense(v, weight=self.out.weight.T, bias=self.out.bias)]
+
+
+class Bytes(nn.Module):
+    """A mixture of J logistics over the K² levels of a sample of two bytes, around a prediction from the last P.
+
+        ŷ = y_{t-1} + Σ_i (a_i + c_i) q_i,    q = y_{t-1}, y_{t-1} - y_{t-2}, ..., y_{t-P+1} - y_{t-P}
+        μ_j = ŷ + s_j o_j
+        p(level) = Σ_j π_j mass_j(level) / Σ_j π_j mass_j(all levels)
+
+    where the network gives c, o, π and log s of each sample, and a is learned: a linear prediction as in lossless sound
+    coders, whose coefficients follow the signal. (They are those of differences because these are nearly as large and
+    less alike than the samples themselves, so that they are learned sooner.) The high byte has the masses of K levels each; given it, the low one
+    those of the K levels within: no level's mass reaches beyond its edges (Salimans et al. 2017 give the outermost
+    what lies beyond).
+    """
+
+    def __init__(self, skip: int, symbols: int, mixtures: int, order: int):
+        super().__init__()
+        self.symbols, self.mixtures, self.order = symbols, mixtures, order
+        self.out = nn.Linear(skip, 3 * mixtures + order)
+        self.a = nn.Parameter(torch.zeros(order))
+        nn.init.normal_(self.out.weight, std=0.02)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(self, v: Tensor, seen: Tensor, x: Tensor) -> Tensor:
+        """v (B, T, skip), seen (B, T, P), samples x (B, T, 2) -> (B, T, 2, K)."""
+        weights, mean, scale = self._mixture(v, seen)
+        levels = torch.arange(self.symbols, device=v.device)[:, None]  # (K, 1)
+        high, low = (
+            (m[..., None, :], s[..., None, :]) for m, s in ((mean, scale), self._low(mean, scale, x))
+        )
+        masses = [log_mass_within(levels, *part, self.symbols) for part in (high, low)]  # (B, T, K, J)
+        return torch.stack([(weights[..., None, :] + mass).logsumexp(-1) for mass in masses], -2)
+
+    def log_probs(self, v: Tensor, seen: Tensor, x: Tensor) -> Tensor:
+        """log p of both bytes of samples x (B, T, 2), the low one given the high one."""
+        weights, mean, scale = self._mixture(v, seen)
+        edge = 1 + 1 / (self.symbols - 1)
+        everything = (weights + log_mass_between(-edge, edge, mean, scale)).logsumexp(-1)
+        high = (weights + log_mass_within(x[..., :1], mean, scale, self.symbols)).logsumexp(-1)
+        mass = log_mass_within(x[..., 1:], *self._low(mean, scale, x), self.symbols)
+        both = (weights + mass).logsumexp(-1)
+        return torch.stack([high - everything, both - high], -1).double()
+
+    def loss(self, v: Tensor, seen: Tensor, x: Tensor) -> Tensor:
+        """The mean -log p of a symbol: of a sample half of it."""
+        weights, mean, scale = self._mixture(v, seen)
+        edge = 1 + 1 / (self.symbols - 1)
+        everything = (weights + log_mass_between(-edge, edge, mean, scale)).logsumexp(-1)
+        mass = log_mass_within(x[..., 1:], *self._low(mean, scale, x), self.symbols)
+        return (everything - (weights + mass).logsumexp(-1)).mean() / 2
+
+    def _mixture(self, v: Tensor, seen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Log weights, means and log scales, each (B, T, J), where the high byte k has its middle at 2 k / (K - 1) - 1."""
+        with torch.autocast(v.device.type, enabled=False):
+            weights, offsets, scale, c = self.out(v.to(self.a)).split([*[self.mixtures] * 3, self.order], -1)
+            last = seen[..., -1:]
+            q = torch.cat([last, seen.diff(dim=-1)], -1)
+            predicted = last + ((self.a + c) * q).sum(-1, keepdim=True)
+            scale = MIDDLE * torch.tanh(scale) - MIDDLE
+            return weights, predicted + scale.exp() * offsets, scale
+
+    def _low(self, mean: Tensor, scale: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Means and log scales where the levels within the high byte of x (B, T, 2) have the places of all K."""
+        k = self.symbols
+        middle = x[..., :1].to(mean) * (2 / (k - 1)) - 1
+        return k * (mean - middle), scale + math.log(k)
+
+    def program(self, p, v, seen):
+        """The logits of both bytes."""
+        k, j = self.symbols, self.mixtures
+        said = p.dense(v, weight=self.out.weight.T, bias=self.out.bias)
+        weights, offsets, scale, c = said[:j], said[j : 2 * j], said[2 * j : 3 * j], said[3 * j :]
+        scaled = p.multiply(p.pointwise("tanh", scale), p.constant(torch.full((j,), MIDDLE)))
+        scale = p.add(scaled, p.constant(torch.full((j,), -MIDDLE)))
+        last, minus = seen[self.order - 1 :], p.constant(-torch.ones(self.order - 1))
+        q = p.concat(last, p.add(seen[1:], p.multiply(seen[: self.order - 1], minus)))
+        terms = p.multiply(p.add(c, p.constant(self.a)), q)
+        moved = p.multiply(p.pointwise("exp", scale), offsets)
+        mean = p.dense(last, terms, weight=torch.ones(self.order + 1, j), onto=moved)
+        high = p.logistics(p.concat(weights, mean, scale), within=True)
+        middles = -k * (torch.arange(k) * (2 / (k - 1)) - 1)
+        when = {"clock": "channel 1"}
+        times = p.multiply(mean, p.constant(torch.full((j,), float(k))))
+        low = p.embed(middles[:, None].expand(-1, j), channel=0, onto=times, **when)
+        wider = p.add(scale, p.constant(torch.full((j,), math.log(k))))
+        return [high, p.logistics(p.concat(weights, low, wider, **when), within=True)]
+
+
+def half(h: Tensor) -> Tensor:
+    """h in the short type of a mixed training: half as much to read and write between products."""
+    return h.to(torch.get_autocast_dtype("cpu")) if torch.is_autocast_enabled("cpu") else h
