@@ -13,7 +13,7 @@ from chainrule.errors import ChainruleError
 from chainrule.layers.carried import CHUNK, Carried, before_each
 from chainrule.layers.samples import Bytes, Levels, Tables, Waves
 from chainrule.layers.waves import GatedLayer
-from chainrule.model import check_sizes, pick
+from chainrule.model import check_sizes
 
 
 class WaveNet(Carried):
@@ -28,8 +28,8 @@ class WaveNet(Carried):
         end        v = relu(W_1 relu(skips) + b)
         output     the logits of 256 levels W_2 v + b, or a mixture of logistics over 65,536 (`Levels`, `Bytes`)
 
-    where W ∗ h sees t, t - d, ..., t - (k - 1) d, and d runs through `dilations` in each stack. A position sees exactly
-    the `reach` samples before it, 1 + Σ (k - 1) d over all convolutions, the first included. The samples are moved on by
+    where W ∗ h sees t, t - d, ..., t - (k - 1) d, and d runs through `dilations` in each stack. A position sees
+    exactly the `reach` samples before it, 1 + Σ (k - 1) d over all convolutions, the first included. The samples are moved on by
     one once, before everything. Over a long recording what each kernel has seen is carried from segment to segment: a
     score does not depend on how it is cut.
 

@@ -146,10 +146,10 @@ class Bytes(nn.Module):
         p(level) = Σ_j π_j mass_j(level) / Σ_j π_j mass_j(all levels)
 
     where the network gives c, o, π and log s of each sample, and a is learned: a linear prediction as in lossless sound
-    coders, whose coefficients follow the signal. (They are those of differences because these are nearly as large and
-    less alike than the samples themselves, so that they are learned sooner.) The high byte has the masses of K levels each; given it, the low one
-    those of the K levels within: no level's mass reaches beyond its edges (Salimans et al. 2017 give the outermost
-    what lies beyond).
+    coders, whose coefficients follow the signal. (They are those of differences because these are less alike than the
+    samples themselves, so that they are learned sooner.) The high byte has the masses of K levels each; given it, the
+    low one those of the K levels within: no level's mass reaches beyond its edges (Salimans et al. 2017 give the
+    outermost what lies beyond).
     """
 
     def __init__(self, skip: int, symbols: int, mixtures: int, order: int):
@@ -189,7 +189,7 @@ class Bytes(nn.Module):
         return (everything - (weights + mass).logsumexp(-1)).mean() / 2
 
     def _mixture(self, v: Tensor, seen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Log weights, means and log scales, each (B, T, J), where the high byte k has its middle at 2 k / (K - 1) - 1."""
+        """Log weights, means and log scales, each (B, T, J); the high byte k has its middle at 2 k / (K - 1) - 1."""
         with torch.autocast(v.device.type, enabled=False):
             weights, offsets, scale, c = self.out(v.to(self.a)).split([*[self.mixtures] * 3, self.order], -1)
             last = seen[..., -1:]
