@@ -620,10 +620,9 @@ def open_divided(run: Path, source: str):
 
 def as_fitted(opened) -> dict[str, Any]:
     """The arguments of `load` that give data as the model of a run wants them."""
-    info, sound = opened.info, opened.sound
-    heard = {} if sound is None else {"bits": sound.bits, "rate": sound.rate}
+    info = opened.info
     return {
-        **heard,
+        **opened.heard,
         "levels": info.get("levels"),
         "classes": info.get("classes") or False,
         "channels": getattr(opened.model, "channels", None),

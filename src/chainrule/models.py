@@ -70,6 +70,11 @@ class Run:
         return Sound(**self.info["sound"]) if "sound" in self.info else None
 
     @property
+    def heard(self) -> dict[str, Any]:
+        """The arguments of `load` that bring sounds to the rate and the bits of the model."""
+        return {} if self.sound is None else {"bits": self.sound.bits, "rate": self.sound.rate}
+
+    @property
     def folder(self) -> Path:
         """Where things about the run go: its folder, that of the model file, for zoo:NAME and hub:NAME runs/NAME."""
         if zoo.is_name(self.path):

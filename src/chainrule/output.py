@@ -185,8 +185,7 @@ def complete_file(
 
 def one_event(file: Path, run: Run) -> np.ndarray:
     """The one event (*event) int64 that a file holds, of the kind that the model knows, in symbols of its alphabet."""
-    heard = {} if run.sound is None else {"bits": run.sound.bits, "rate": run.sound.rate}
-    data = load(file, levels=run.info.get("levels"), alphabet=run.alphabet, **heard)
+    data = load(file, levels=run.info.get("levels"), alphabet=run.alphabet, **run.heard)
     kind = run.info.get("kind")
     if kind is not None and data.kind != kind:
         raise ChainruleError(f"{data.source} is {data.kind}, the model was fitted on {kind}: give it {kind}")

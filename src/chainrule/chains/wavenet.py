@@ -29,8 +29,8 @@ class WaveNet(Carried):
         output     the logits of 256 levels W_2 v + b, or a mixture of logistics over 65,536 (`Levels`, `Bytes`)
 
     where W ∗ h sees t, t - d, ..., t - (k - 1) d, and d runs through `dilations` in each stack. A position sees
-    exactly the `reach` samples before it, 1 + Σ (k - 1) d over all convolutions, the first included. The samples are moved on by
-    one once, before everything. Over a long recording what each kernel has seen is carried from segment to segment: a
+    exactly the `reach` samples before it, 1 + Σ (k - 1) d over all convolutions, the first included. The samples are
+    moved on by one once, before everything. Over a long recording what each kernel has seen is carried from segment to segment: a
     score does not depend on how it is cut.
 
     Args:

@@ -106,12 +106,12 @@ class Dataset:
         """
         if self.sound is None:
             raise ChainruleError(
-                f"{self.source or 'this'} is {self.kind}, the model was fitted on sound: give it sound"
+                f"{self.source or 'this'} is {self.kind}, the model knows sound: give it sound"
             )
         if sound.rate != self.sound.rate:
             raise ChainruleError(
-                f"{self.source or 'the sound'} has {self.sound.rate:,} samples a second, and {sound.rate:,} are wanted: "
-                "resample it first"
+                f"{self.source or 'the sound'} has {self.sound.rate:,} samples a second, and {sound.rate:,} are "
+                "wanted: resample it first"
             )
         if sound == self.sound:
             return self
