@@ -49,7 +49,7 @@ FILL_HERE, COPY_HERE, DENSE_HERE = (CODES[k] for k in ("fill here", "copy here",
 FILL_CYCLE = CODES["fill cycle"]
 LOGISTICS, LOGISTIC_OF, MIX = CODES["logistics"], CODES["logistic of"], CODES["mix"]
 ATTEND_NEAR = CODES["attend near"]
-LOGISTICS_WITHIN = CODES["logistics within"]
+LOGISTICS_WITHIN, BINS, ADAPT = CODES["logistics within"], CODES["bins"], CODES["adapt"]
 LOG_SOFTMAX, REWEIGH, BLEND = CODES["log softmax"], CODES["reweigh"], CODES["blend"]
 ONCE, FRAME, BACK, ROW, PIXEL, CHANNEL = range(6)  # the clocks; then one more a channel, and "done"
 FRAMES, ROWS, COLUMNS, CHANNELS, SYMBOLS, LANES, SIZE = range(7)  # Tables.dims
@@ -279,6 +279,37 @@ def logistic_of(memory, x, y, count, levels, k):
     for j in range(count):
         w, mean, steep, gap = logistic(memory, x, j, count, step, WIDEST)
         memory[y + j] = w + log_mass(k, levels - 1, mean, steep, gap, step)
+
+
+@called
+def bins(memory, weights, x, y, n, table, stride, edges, count):
+    """y = the row of the table with the number of edges that are at most x."""
+    row = 0
+    for k in range(count):
+        row += 1 if weights[edges + k] <= memory[x] else 0
+    for i in range(U(n)):
+        memory[y + i] = weights[table + row * stride + i]
+
+
+@called
+def adapt(memory, x, d, y, taps, rate, small):
+    """y = w, h, p, e of a filter once the number at d came, x what they were; x may be y. All sums in order."""
+    energy, w, h, p = ZERO, y, y + taps, y + 2 * taps
+    for i in range(2 * taps + 2):
+        memory[y + i] = memory[x + i]
+    for i in range(taps):
+        energy += memory[h + i] * memory[h + i]
+    error = memory[d] - memory[p]
+    pull = (rate * error) / (small + energy)
+    for i in range(U(taps)):
+        memory[w + i] += pull * memory[h + i]
+    for i in range(taps - 1, 0, -1):
+        memory[h + i] = memory[h + i - 1]
+    memory[h] = memory[d]
+    expected = ZERO
+    for i in range(taps):
+        expected += memory[w + i] * memory[h + i]
+    memory[p], memory[p + 1] = expected, error
 
 
 @inlined
@@ -610,6 +641,10 @@ def run_rare(
             logistics(memory, x + i * ldx, to, ops[o, at.K], n)
         elif kind == LOGISTICS_WITHIN:
             logistics_within(memory, x + i * ldx, to, ops[o, at.K], n)
+        elif kind == BINS:
+            bins(memory, weights, x + i * ldx, to, n, w, ops[o, at.A], b, ops[o, at.K])
+        elif kind == ADAPT:
+            adapt(memory, x + i * ldx, z + i * ldz, to, (n - 2) // 2, weights[w], weights[w + 1])
         elif kind == LOGISTIC_OF:
             k = np.int64(context.symbols[lane + i, pixel * dims[CHANNELS] + ops[o, at.D]])
             logistic_of(memory, x + i * ldx, to, n, dims[SYMBOLS], k)

@@ -38,7 +38,7 @@ KINDS = (
     "fill", "copy", "dense", "embed", "class", "levels", "position", "features", "select", "add", "multiply",
     "relu", "elu", "tanh", "sigmoid", "exp", "gelu", "gate", "cell", "hidden", "norm", "attend", "point",
     "fill here", "fill cycle", "copy here", "dense here", "logistics", "logistic of", "mix", "log softmax",
-    "reweigh", "blend", "attend near", "logistics within",
+    "reweigh", "blend", "attend near", "logistics within", "bins", "adapt",
 )  # fmt: skip
 CODES = {kind: code for code, kind in enumerate(KINDS)}
 
@@ -320,6 +320,11 @@ class Lowering:
                 self.emit("copy", Read(op.output, first=first, width=read.width), [read])
         elif op.kind == "norm":
             self.emit("norm", out, op.reads, weight=self.keep(weights[0]), bias=self.keep(weights[1]))
+        elif op.kind == "bins":
+            edges, table = self.keep(weights[0]), self.keep(weights[1])
+            self.emit("bins", out, op.reads, weight=table, bias=edges, a=rounded(out.width), k=len(weights[0]))
+        elif op.kind == "adapt":
+            self.emit("adapt", out, op.reads, weight=self.keep(weights[0]))
         elif op.kind == "copy onto":
             self.emit("copy", out, op.reads[:1])
             for j, (rows, columns, channel) in enumerate(zip(*[iter(op.numbers)] * 3, strict=True)):
