@@ -51,6 +51,7 @@ LOGISTICS, LOGISTIC_OF, MIX = CODES["logistics"], CODES["logistic of"], CODES["m
 ATTEND_NEAR = CODES["attend near"]
 LOGISTICS_WITHIN, BINS, ADAPT = CODES["logistics within"], CODES["bins"], CODES["adapt"]
 LOG_SOFTMAX, REWEIGH, BLEND = CODES["log softmax"], CODES["reweigh"], CODES["blend"]
+AHEAD = CODES["ahead"]
 ONCE, FRAME, BACK, ROW, PIXEL, CHANNEL = range(6)  # the clocks; then one more a channel, and "done"
 FRAMES, ROWS, COLUMNS, CHANNELS, SYMBOLS, LANES, SIZE = range(7)  # Tables.dims
 
@@ -580,6 +581,10 @@ def run(tables, context, memory, group, o, rows, lane, frame, row, column, scrat
         k, apart = ops[o, at.K], ops[o, at.B]
         dense(memory, scratch.spots, count, k, ldx, rows, weights, w, apart, n, y, ldy, scratch.moved)
         return
+    if kind == AHEAD:
+        if column % ops[o, at.A] == 0:
+            ahead(tables, memory, group, o, column, scratch)
+        return
     x, ldx, z, ldz = 0, 0, 0, 0
     if count > 0:
         x, ldx = find(tables, first, column) + group, reads[first, at.LINE]
@@ -611,6 +616,39 @@ def run(tables, context, memory, group, o, rows, lane, frame, row, column, scrat
         run_rare(
             tables, context, memory, group, o, rows, lane, frame, row, column, x, ldx, z, ldz, y, ldy, scratch
         )
+
+
+@called
+def ahead(tables, memory, group, o, column, scratch):
+    """A product of what is known early, for some columns from this one on, in all lanes: they lie one after another.
+
+    It begins with the bias (1), with a value (2), or goes on (0).
+    """
+    ops, reads, lanes = tables.ops, tables.reads, tables.dims[LANES]
+    first, count, n, apart = ops[o, at.IN], ops[o, at.COUNT], ops[o, at.N], ops[o, at.B]
+    y, line = find(tables, ops[o, at.OUT], column) + group, reads[ops[o, at.OUT], at.LINE]
+    columns = min(ops[o, at.A], tables.dims[COLUMNS] - column)
+    for i in range(columns):
+        to = y + i * lanes * line
+        if ops[o, at.C] == 1:
+            fill(memory, tables.weights, ops[o, at.BIAS], to, line, lanes, n)
+        elif ops[o, at.C] == 2:
+            start = find(tables, first + count, column + i) + group
+            duplicate(memory, start, reads[first + count, at.LINE], to, line, lanes, n)
+    done = 0
+    while done < columns:
+        alike = columns - done  # until one of the inputs is at the end of its ring
+        for s in range(count):
+            scratch.spots[s] = find(tables, first + s, column + done) + group
+            shifted, mask = column + done + reads[first + s, at.COLUMN], reads[first + s, at.MASK]
+            if mask != -1:
+                alike = min(alike, mask + 1 - (shifted & mask))
+        k, w, ldx = ops[o, at.K], ops[o, at.WEIGHT], reads[first, at.LINE]
+        to, rows = y + done * lanes * line, alike * lanes
+        dense(
+            memory, scratch.spots, count, k, ldx, rows, tables.weights, w, apart, n, to, line, scratch.moved
+        )
+        done += alike
 
 
 @called

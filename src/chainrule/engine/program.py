@@ -205,9 +205,12 @@ class Program:
         return found
 
     @cached_property
-    def packed(self) -> list[np.ndarray]:
-        """Room for the weights as the strict executor wants them: `layout` puts them there for all that run it."""
-        return []
+    def packed(self) -> dict[bool, np.ndarray]:
+        """Room for the weights as the strict executor wants them: `layout` puts them there for all that run it.
+
+        What few lanes compute ahead has weights of its own: by whether there is such a thing.
+        """
+        return {}
 
     @cached_property
     def pixels(self) -> int:

@@ -15,7 +15,7 @@ import numpy as np
 from chainrule.coding import check_count, finished, new_decoder, new_encoder, words_of
 from chainrule.engine import kernels
 from chainrule.engine.builder import Builder
-from chainrule.engine.layout import LIMIT, aligned, apart, layout, place, rounded, striped
+from chainrule.engine.layout import LIMIT, aligned, apart, layout, place, place_sums, rounded, striped
 from chainrule.engine.mixing import SIZE, memories, plan_of
 from chainrule.engine.program import Program
 from chainrule.errors import ChainruleError
@@ -159,9 +159,12 @@ class Strict:
     def _apart(self) -> np.ndarray:
         """What `reorder` moves, (m, 5): the first number, places, numbers a lane, columns before the event, rows."""
         dims = self.program.geometry(self.event)
-        stores, _ = place(self.program, dims, int(self.tables.dims[kernels.LANES]))
+        each = int(self.tables.dims[kernels.LANES])
+        stores, size = place(self.program, dims, each)
         found = [stores[i] for i in apart(self.program, stores, dims)]
         rows = [(s.base, s.frames * s.rows * s.columns, s.line, s.left, s.frames * s.rows) for s in found]
+        sums = place_sums(self.program, each, size)[0].values()  # of columns to come, too
+        rows += [(s.base, s.columns, s.line, s.columns, 1) for s in sums]
         return np.array(rows, np.int64).reshape(-1, 5)
 
     def fill(
