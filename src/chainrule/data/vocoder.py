@@ -2,17 +2,19 @@
 
 Source and filter, of standard parts. The pitch is the path of least cost through the peaks of the autocorrelation
 (Boersma 1993, "Accurate short-term analysis of the fundamental frequency and the harmonics-to-noise ratio of a sampled
-sound"). The spectrum is taken from three periods, with a window of Hann, and smoothed over two thirds of a harmonic, so
-that it does not know where in a period it began (Morise 2015, "CheapTrick"); of its logarithm on the mel scale the first
-cosines are kept. Pulses, and noise beside them, go through the filter of least phase with that spectrum.
+sound"). The spectrum is taken from three periods, with a window of Hann, and smoothed over two thirds of a harmonic,
+so that it does not know where in a period it began (Morise 2015, "CheapTrick"); of its logarithm on the mel scale the
+first cosines are kept. Pulses, and noise beside them, go through the filter of least phase with that spectrum.
 
-Frame i describes the samples [i hop, (i + 1) hop), with a hop of 10 ms; n samples have ceil(n / hop) frames. What it is
-computed from reaches as far as 24 ms to either side of its middle, into later samples too.
+Frame i describes the samples [i hop, (i + 1) hop), with a hop of 10 ms; n samples have ceil(n / hop) frames. A frame is
+computed from 24 ms to either side of its middle, later samples included, but for its pitch and voicing: their path
+is the best one for the whole recording.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 
 import numpy as np
 from scipy import signal
@@ -32,12 +34,25 @@ BLOCK = 512  # frames, or pulses, that are transformed together
 # Costs of a pitch, as in Boersma 1993 (section 5) and in Praat since.
 SILENT, VOICED, OCTAVE, JUMP, CHANGE = 0.03, 0.45, 0.01, 0.35, 0.14
 CANDIDATES = 15  # pitches of a frame
-STEPS = 192  # places in an octave where the autocorrelation is computed; 0.4 % apart, and parabolas between them
+STEPS = (
+    192  # places in an octave where the autocorrelation is computed; 0.4 % apart, and parabolas between them
+)
+PERIODS = 2 ** (np.arange(-1, round(STEPS * np.log2(HIGHEST / LOWEST)) + 2) / STEPS) / HIGHEST  # seconds
 
 # Means and deviations of the columns over all frames of the training recordings of fsdd (`statistics`), so that what a
 # network is conditioned on has mean 0 and variance 1 there, and about that elsewhere. They are part of the format.
-MEANS = np.zeros(len(COLUMNS))
-DEVIATIONS = np.ones(len(COLUMNS))
+MEANS = np.array(
+    [
+        *(11.943, 0.557, 4.874, 1.763, 0.207, -0.11, -0.624, -0.222, -0.225, -0.065, -0.198, -0.069),
+        *(-0.175, -0.128, -0.183, -0.033, -0.136, 0.005, -0.116, -0.012, -0.131, -0.018, -0.08),
+    ]
+)
+DEVIATIONS = np.array(
+    [
+        *(3.6, 0.412, 0.303, 1.112, 0.798, 0.585, 0.598, 0.482, 0.371, 0.303, 0.304, 0.306),
+        *(0.281, 0.245, 0.242, 0.195, 0.209, 0.185, 0.188, 0.165, 0.174, 0.157, 0.146),
+    ]
+)
 
 
 def hop_of(rate: int) -> int:
@@ -47,7 +62,9 @@ def hop_of(rate: int) -> int:
     (80, 220)
     """
     if rate < SLOWEST:
-        raise ChainruleError(f"a sound of {rate:,} samples a second holds no speech: take {SLOWEST:,} or more")
+        raise ChainruleError(
+            f"a sound of {rate:,} samples a second holds no speech: take {SLOWEST:,} or more"
+        )
     return round(rate / FRAMES)
 
 
@@ -126,14 +143,10 @@ def measured(samples: np.ndarray, rate: int) -> np.ndarray:
     every = np.lib.stride_tricks.sliding_window_view(padded, 2 * half + 1)
     pieces = every[hop // 2 :: hop][:n]  # (n, 2 half + 1), in the middle of each sample i hop + hop // 2
     voicing, pitch = pitched(pieces, rate)
-    found = [spectra(pieces[b], np.where(voicing[b] > 0, pitch[b], USUAL), rate) for b in blocks(n)]
-    return np.column_stack([np.zeros((n, 0)), *columns(found, n, voicing, pitch)])
-
-
-def columns(found: list[np.ndarray], n: int, voicing: np.ndarray, pitch: np.ndarray) -> list[np.ndarray]:
-    """Energy, voicing, logarithm of the pitch, shape."""
-    rows = np.concatenate([np.zeros((0, 1 + SHAPE)), *found])
-    return [rows[:, 0], voicing, np.log(pitch), rows[:, 1:]]
+    windows = np.where(voicing > 0, pitch, USUAL)
+    found = [np.zeros((0, 1 + SHAPE)), *(spectra(pieces[b], windows[b], rate) for b in blocks(n))]
+    rows = np.concatenate(found)
+    return np.column_stack([rows[:, 0], voicing, np.log(pitch), rows[:, 1:]])
 
 
 def blocks(n: int) -> Iterator[slice]:
@@ -155,7 +168,9 @@ def spectra(pieces: np.ndarray, pitch: np.ndarray, rate: int) -> np.ndarray:
     window /= np.sqrt(np.square(window).sum(1, keepdims=True))
     power = np.square(np.abs(np.fft.rfft(pieces * window, size)))
     lags = np.minimum(np.arange(size), size - np.arange(size)) / rate
-    smooth = np.fft.irfft(power) * np.sinc(2 / 3 * pitch[:, None] * lags)  # a mean over two thirds of the pitch
+    smooth = np.fft.irfft(power) * np.sinc(
+        2 / 3 * pitch[:, None] * lags
+    )  # a mean over two thirds of the pitch
     power = np.maximum(np.fft.rfft(smooth).real, 0)
     middle = (np.arange(POINTS) + 0.5) / POINTS
     at = of_mel(middle, rate) * size / rate
@@ -181,15 +196,14 @@ def mel_of(frequency: np.ndarray, rate: int) -> np.ndarray:
 
 
 def pitched(pieces: np.ndarray, rate: int) -> tuple[np.ndarray, np.ndarray]:
-    """Pieces (n, L) of speech -> the share of each that is periodic, 0 if it is unvoiced, and its pitch in Hz, both (n,).
+    """Pieces (n, L) of speech -> the share of each that is periodic, 0 if unvoiced, and its pitch in Hz, both (n,).
 
     The path of the greatest sum of strengths less the costs of jumps; a candidate is a peak of the autocorrelation,
     divided by that of the window (equation 9), or "unvoiced" (equations 23 to 27).
     """
     if not len(pieces):
         return np.zeros(0), np.zeros(0)
-    periods = 2 ** (np.arange(-1, round(STEPS * np.log2(HIGHEST / LOWEST)) + 2) / STEPS) / HIGHEST
-    found = [peaks(correlations(pieces[b], periods, rate), periods) for b in blocks(len(pieces))]
+    found = [peaks(correlations(pieces[b], rate)) for b in blocks(len(pieces))]
     height, period = (np.concatenate(part) for part in zip(*found, strict=True))  # (n, CANDIDATES)
     middle = pieces.shape[1] // 3  # a period of the lowest pitch
     loud = np.abs(pieces[:, middle:-middle]).max(1)
@@ -205,21 +219,26 @@ def pitched(pieces: np.ndarray, rate: int) -> tuple[np.ndarray, np.ndarray]:
     return voicing, np.exp(np.interp(np.arange(len(pieces)), voiced, pitch))
 
 
-def correlations(pieces: np.ndarray, periods: np.ndarray, rate: int) -> np.ndarray:
-    """The autocorrelation of pieces (n, L) at periods (m,) in seconds, divided by that of the window, (n, m); 1 at 0."""
-    window, size = signal.windows.hann(pieces.shape[1] + 2)[1:-1], transform(rate)
-    inside = (pieces - pieces.mean(1, keepdims=True)) * window
-    bins = np.arange(size // 2 + 1)
-    waves = np.cos(2 * np.pi * np.outer(bins, periods) * rate / size) * np.where(bins % (size // 2), 2, 1)[:, None]
+def correlations(pieces: np.ndarray, rate: int) -> np.ndarray:
+    """The autocorrelation of pieces (n, L) at PERIODS, divided by that of the window, (n, len(PERIODS)); 1 at 0."""
+    window = signal.windows.hann(pieces.shape[1] + 2)[1:-1]
 
     def at(rows: np.ndarray) -> np.ndarray:
-        power = np.square(np.abs(np.fft.rfft(rows, size)))
-        return power @ waves / np.maximum(size * np.square(rows).sum(1, keepdims=True), 1e-9)
+        power = np.square(np.abs(np.fft.rfft(rows, transform(rate))))
+        return power @ waves(rate) / np.maximum(np.square(rows).sum(1, keepdims=True), 1e-9)
 
-    return at(inside) / at(window[None])
+    return at((pieces - pieces.mean(1, keepdims=True)) * window) / at(window[None])
 
 
-def peaks(r: np.ndarray, periods: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+@lru_cache(maxsize=2)
+def waves(rate: int) -> np.ndarray:
+    """What turns the power of a transform into an autocorrelation at PERIODS, (size / 2 + 1, len(PERIODS))."""
+    size = transform(rate)
+    bins = np.arange(size // 2 + 1)[:, None]
+    return np.cos(2 * np.pi * rate / size * bins * PERIODS) * np.where(bins % (size // 2), 2, 1) / size
+
+
+def peaks(r: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Heights and periods (n, CANDIDATES) of the highest peaks of r (n, m): the tops of parabolas.
 
     Where there are fewer, the rest are of height -1.
@@ -231,7 +250,7 @@ def peaks(r: np.ndarray, periods: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     there = top > -1
     shift = np.where(there, 0.5 * (left - right) / np.minimum(left - 2 * top + right, -1e-12), 0)
     height = np.where(there, top - 0.25 * (left - right) * shift, -1)
-    return height, periods[1 + at] * 2 ** (shift / STEPS)
+    return height, PERIODS[1 + at] * 2 ** (shift / STEPS)
 
 
 def best_path(strengths: np.ndarray, octaves: np.ndarray) -> np.ndarray:
@@ -313,9 +332,7 @@ def add_pulses(out: np.ndarray, loud: np.ndarray, pitch: np.ndarray, rate: int, 
         add(out, at[b] - ahead + size, np.fft.irfft(height * responses(shape, rate, size) * delay))
 
 
-def add_noise(
-    out: np.ndarray, loud: np.ndarray, rate: int, length: int, rng: np.random.Generator
-) -> None:
+def add_noise(out: np.ndarray, loud: np.ndarray, rate: int, length: int, rng: np.random.Generator) -> None:
     """Add noise, from the filter of a frame to that of the next."""
     hop, size = hop_of(rate), transform(rate)
     middle = np.arange(-1, len(loud) + 1) * hop + hop // 2  # a frame more at either end
