@@ -198,6 +198,7 @@ def check_facts(info: dict[str, Any], model: Chain | Code, origin: str) -> None:
             isinstance(v, list) and all(isinstance(c, str) for c in v) and len(v) in (0, classes)
         ),
         "sound": is_sound,
+        "length": lambda v: isinstance(v, int) and v >= 0,
         "holdout": lambda v: is_number(v) and 0 <= v <= 0.5,
         "tokens": lambda v: (
             isinstance(v, dict) and all(isinstance(v.get(k), str) for k in ("given", "sha256"))

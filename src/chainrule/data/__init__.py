@@ -23,7 +23,7 @@ from chainrule.data.batches import (
     streams,
     train_holdout,
 )
-from chainrule.data.dataset import Dataset
+from chainrule.data.dataset import Dataset, unit_of
 from chainrule.data.files import load_path
 from chainrule.data.named import NAMED, SPLITS, describe, load_named
 from chainrule.data.parallel import Sources, load_parallel
@@ -50,6 +50,7 @@ __all__ = [
     "streams",
     "train_holdout",
     "train_test",
+    "unit_of",
 ]
 
 HELD = 5  # of data without a split, the second of every five events of a class is to test with

@@ -15,6 +15,9 @@ from chainrule.data.sound import Sound
 from chainrule.errors import ChainruleError
 
 
+DIMS = {"text": "byte", "sound": "sample"}  # what bits are counted by; of anything else by symbols
+
+
 @dataclass(frozen=True)
 class Dataset:
     """Events with their names, and what they are conditioned on.
@@ -81,10 +84,15 @@ class Dataset:
         return sum(math.prod(shape) * len(items) for shape, items in self.buckets.items())
 
     def dims(self) -> np.ndarray:
-        """What bits/dim is counted by, (N,): symbols, channels included; of texts the bytes that they spell."""
+        """What bits are counted by, (N,): symbols, channels included; of texts the bytes that they spell, of sounds samples.
+
+        >>> loud = Dataset([np.zeros((5, 2), np.uint8)], 256, "sound", sound=Sound(8000, "16 bit"))
+        >>> loud.dims().tolist(), loud.lengths().tolist()
+        ([5], [10])
+        """
         if self.kind == "text":
             return np.array([self.alphabet.size(x) for x in self.x], np.int64)
-        return self.lengths()
+        return self.lengths() // self.per_sample
 
     def lengths(self) -> np.ndarray:
         """The number of symbols of every event, (N,)."""
@@ -202,6 +210,15 @@ def gather(events: Sequence[np.ndarray]) -> np.ndarray | Sequence[np.ndarray]:
     if len({event.shape for event in events}) != 1:
         return events
     return events[0][None] if len(events) == 1 else np.stack(events)
+
+
+def unit_of(kind: str | None) -> str:
+    """The unit of a score of data of some kind, see `Dataset.dims`.
+
+    >>> [unit_of(kind) for kind in ("image", "text", "sound")]
+    ['bits/dim', 'bits/byte', 'bits/sample']
+    """
+    return f"bits/{DIMS.get(kind or '', 'dim')}"
 
 
 def symbol_type(levels: int) -> type[np.integer]:
