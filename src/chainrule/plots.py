@@ -652,9 +652,7 @@ def shaded(levels: np.ndarray) -> np.ndarray:
     return np.rint(np.stack([*rgb, 255 * np.minimum(1, 1.6 * share)], -1)).astype(np.uint8)
 
 
-def surprise(
-    axes, bits: np.ndarray, rate: int, start: float, end: float, most: float | None = None
-) -> None:
+def surprise(axes, bits: np.ndarray, rate: int, start: float, end: float, most: float | None = None) -> None:
     """What samples (T,) needed, as means of windows of `window_of` samples."""
     mean = thinned(np.asarray(bits, np.float64), max(1, round(len(bits) / window_of(len(bits), rate))))
     x = np.linspace(start, end, len(mean), endpoint=False) + (end - start) / max(1, 2 * len(mean))

@@ -14,7 +14,6 @@ from chainrule.data.recordings import resampled
 from chainrule.data.sound import Sound
 from chainrule.errors import ChainruleError
 
-
 DIMS = {"text": "byte", "sound": "sample"}  # what bits are counted by; of anything else by symbols
 
 

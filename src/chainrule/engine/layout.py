@@ -373,7 +373,9 @@ class Lowering:
             self.emit("norm", out, op.reads, weight=self.keep(weights[0]), bias=self.keep(weights[1]))
         elif op.kind == "bins":
             edges, table = self.keep(weights[0]), self.keep(weights[1])
-            self.emit("bins", out, op.reads, weight=table, bias=edges, a=rounded(out.width), k=len(weights[0]))
+            self.emit(
+                "bins", out, op.reads, weight=table, bias=edges, a=rounded(out.width), k=len(weights[0])
+            )
         elif op.kind == "adapt":
             self.emit("adapt", out, op.reads, weight=self.keep(weights[0]))
         elif op.kind == "copy onto":

@@ -141,7 +141,12 @@ OPS: dict[str, tuple[int | None, int, int | None, str]] = {
     ),
     "blend": (None, 0, 0, "Σⱼ (1/J + x₀[0, j] + x₀[1 + the last symbol, j]) xⱼ₊₁: ln p of J chains, weighed"),
     "bins": (1, 2, 0, "W₁[how many of the numbers W₀ are at most x], W₀ (M,), W₁ (M + 1, N)"),
-    "adapt": (2, 1, 0, "what a filter of normalised least mean squares knows once y came, x what it knew: see `adaptive`"),
+    "adapt": (
+        2,
+        1,
+        0,
+        "what a filter of normalised least mean squares knows once y came, x what it knew: see `adaptive`",
+    ),
     "norm": (1, 2, 0, "(x - mean) / √(variance + 10⁻⁵) · W + b"),
     "attend": (
         3,

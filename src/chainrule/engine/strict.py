@@ -356,7 +356,7 @@ def known_answer() -> str:
 
 
 def known_line() -> Program:
-    """A blend, which only a line of symbols can have; attention in windows and in rings; a cycle; wide products; filters, bins."""
+    """A blend, which only a line of symbols can have; attention in windows and in rings; cycles, filters, bins."""
     weight, p = weights_of_integers(), Builder(symbols=4)
     x = p.embed(weight(5, 112), columns=-1, outside=4, onto=p.constant_cycle(weight(7, 112)), clock="pixel")
     keys = p.norm(x, weight(112), weight(112))

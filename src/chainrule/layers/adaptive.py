@@ -1,4 +1,4 @@
-"""Linear prediction that learns as it goes: normalised least mean squares (Haykin, "Adaptive Filter Theory", chapter 7)."""
+"""Linear prediction that learns as it goes: normalised least mean squares (Haykin, "Adaptive filter theory")."""
 
 from __future__ import annotations
 

@@ -19,8 +19,11 @@ from chainrule.engine.device import log_mass_between, log_mass_within
 from chainrule.layers.adaptive import SMALL, at_rest, predictions
 from chainrule.model import pick
 
+SHARE = 0.1  # of a coefficient that the network gives: a prediction is far larger than what is left of it
 CODES = 255  # of mu-law: -127 to 127
-EDGES = [math.copysign(math.expm1((abs(k + 0.5)) / 127 * math.log(256)) / 255, k + 0.5) for k in range(-127, 127)]
+EDGES = [
+    math.copysign(math.expm1((abs(k + 0.5)) / 127 * math.log(256)) / 255, k + 0.5) for k in range(-127, 127)
+]
 LOUDEST = 4096.0  # by how much at most a sample is multiplied before tanh, at the start
 MIDDLE = (
     6.5  # log scales of logistics lie within -13..0: from a tenth of a level of 65,536 to the whole range
@@ -80,10 +83,10 @@ class Waves(nn.Module):
         q = y_{t-1}, y_{t-1} - y_{t-2}, ..., y_{t-P+1} - y_{t-P}
         h = W_2 (tanh(e^g ⊙ W_1 (q, p, e) + b_1), 1) + b_2 + E_1[code of y_{t-1}] + E_2[code of y_{t-2}]
 
-    p is what adaptive filters expect of y_t - y_{t-1}, e by how much they were wrong the last time (`adaptive`), the code
-    that of mu-law, and the 1 stands where there is a sample. Differences are less alike than the samples themselves, so
-    what is made of them is learned sooner. The gains g begin from 1 to `LOUDEST`: some numbers tell loud samples apart,
-    others the softest ones.
+    p is what adaptive filters expect of y_t - y_{t-1}, e by how much they were wrong the last time (`adaptive`), the
+    code that of mu-law, and the 1 stands where there is a sample. Differences are less alike than the samples
+    themselves, so what is made of them is learned sooner. The gains g begin from 1 to `LOUDEST`: some numbers tell loud
+    samples apart, others the softest ones.
     """
 
     def __init__(self, symbols: int, width: int, order: int, filters: Sequence[int], rate: float):
@@ -97,7 +100,9 @@ class Waves(nn.Module):
 
     def rest(self, like: Tensor) -> Tensor:
         """The state before the first sample (B, held): P samples of silence, and filters that have seen nothing."""
-        return torch.cat([like.new_zeros(len(like), self.order), *(at_rest(like, n) for n in self.filters)], 1)
+        return torch.cat(
+            [like.new_zeros(len(like), self.order), *(at_rest(like, n) for n in self.filters)], 1
+        )
 
     def forward(self, codes: Tensor, past: Tensor, texts: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """codes (B, T), past (B, held) -> (B, T, d); (q, p, e) of each position (B, T, P + 2 F); the new past."""
@@ -105,17 +110,17 @@ class Waves(nn.Module):
         y = numbers_of(codes, self.symbols, past)
         seen, after = with_past(past[:, : self.order], y, texts, 0.0, self.order + 1)
         steps = seen.diff(dim=-1).flip(-1)  # (B, T, P)
-        states, expected, errors = [after], [], []
-        for taps, state in zip(self.filters, self._states(past), strict=True):
-            p, e, after = predictions(steps[..., 0], ~there, state, self.rate)
-            states, expected, errors = [*states, after], [*expected, p], [*errors, e]
-        z = torch.cat([seen[..., -1:], steps[..., :-1], *(x[..., None] for x in (*expected, *errors))], -1)
+        found = [
+            predictions(steps[..., 0], ~there, state, self.rate) for state in self._states(past)
+        ]  # of each filter what it expects, by how much it was wrong, its new state
+        expected, errors = ([x[i][..., None] for x in found] for i in (0, 1))
+        z = torch.cat([seen[..., -1:], steps[..., :-1], *expected, *errors], -1)
         with torch.autocast(codes.device.type, enabled=False):
             h = torch.tanh(F.linear(z, self.see.weight * self.gain.exp()[:, None], self.see.bias))
             h = torch.cat([h, there[..., None].to(h)], -1)
         last = torch.stack([seen[..., -1], seen[..., -2]], -1)
         h = self.tell(h) + self.rows(bins(last) + torch.tensor([0, CODES], device=last.device)).sum(2)
-        return half(h), z, torch.cat(states, 1)
+        return half(h), z, torch.cat([after, *(x[2] for x in found)], 1)
 
     def _states(self, past: Tensor) -> Sequence[Tensor]:
         """Those of the filters."""
@@ -129,7 +134,9 @@ class Waves(nn.Module):
         step = p.add(y, p.multiply(p.at(y, columns=-1), p.constant([-1.0])))
         steps = [p.at(step, columns=-i) for i in range(1, self.order)]
         found = [p.adaptive(p.at(step, columns=-1), taps, self.rate, SMALL) for taps in self.filters]
-        z = p.concat(p.at(y, columns=-1), *steps, *(f[:1] for f in found), *(f[1:] for f in found), clock="pixel")
+        z = p.concat(
+            p.at(y, columns=-1), *steps, *(f[:1] for f in found), *(f[1:] for f in found), clock="pixel"
+        )
         weight = self.see.weight * self.gain.exp()[:, None]
         h = p.pointwise("tanh", p.dense(z, weight=weight.T, bias=self.see.bias))
         h = p.dense(h, p.at(there, columns=-1), weight=self.tell.weight.T, bias=self.tell.bias)
@@ -179,13 +186,13 @@ class Levels(nn.Module):
 class Bytes(nn.Module):
     """A mixture of J logistics over the K² levels of a sample of two bytes, around a prediction from the last P.
 
-        ŷ = y_{t-1} + Σ_i (a_i + c_i) z_i,    μ_j = ŷ + s_j o_j
+        ŷ = y_{t-1} + Σ_i (a_i + c_i / 10) z_i,    μ_j = ŷ + s_j o_j
         p(level) = Σ_j π_j mass_j(level) / Σ_j π_j mass_j(all levels)
 
     where the network gives c, o, π and log s of each sample, a is learned, and z = (q, p, e) of `Waves`: a linear
-    prediction as in lossless sound coders, whose coefficients follow the signal, and what adaptive filters add to it. The
-    high byte has the masses of K levels each; given it, the low one those of the K levels within: no level's mass reaches beyond its edges (Salimans et al. 2017 give the
-    outermost what lies beyond).
+    prediction as in lossless sound coders, whose coefficients follow the signal, and what adaptive filters add to it.
+    The high byte has the masses of K levels each; given it, the low one those of the K levels within: no level's mass
+    reaches beyond its edges (Salimans et al. 2017 give the outermost what lies beyond).
     """
 
     def __init__(self, skip: int, symbols: int, mixtures: int, order: int, filters: int):
@@ -195,7 +202,7 @@ class Bytes(nn.Module):
         mean_of_filters = [0.0] * order + [1 / max(1, filters)] * filters + [0.0] * filters
         self.a = nn.Parameter(torch.tensor(mean_of_filters))
         nn.init.normal_(self.out.weight, std=0.02)
-        spread = torch.linspace(-0.3, 0.5, mixtures).atanh() if mixtures > 1 else torch.zeros(1)
+        spread = torch.linspace(-2, 3, mixtures) if mixtures > 1 else torch.zeros(1)
         with torch.no_grad():
             self.out.bias.zero_()[2 * mixtures : 3 * mixtures] = spread
 
@@ -231,8 +238,8 @@ class Bytes(nn.Module):
         """Log weights, means and log scales, each (B, T, J); the high byte k has its middle at 2 k / (K - 1) - 1."""
         with torch.autocast(v.device.type, enabled=False):
             weights, offsets, scale, c = self.out(v.to(self.a)).split([*[self.mixtures] * 3, self.inputs], -1)
-            predicted = z[..., :1] + ((self.a + c) * z).sum(-1, keepdim=True)
-            scale = MIDDLE * torch.tanh(scale) - MIDDLE
+            predicted = z[..., :1] + ((self.a + SHARE * c) * z).sum(-1, keepdim=True)
+            scale = MIDDLE * torch.tanh(scale / MIDDLE) - MIDDLE
             return weights, predicted + scale.exp() * offsets, scale
 
     def _low(self, mean: Tensor, scale: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -246,18 +253,22 @@ class Bytes(nn.Module):
         k, j = self.symbols, self.mixtures
         said = p.dense(v, weight=self.out.weight.T, bias=self.out.bias)
         weights, offsets, scale, c = said[:j], said[j : 2 * j], said[2 * j : 3 * j], said[3 * j :]
-        scaled = p.multiply(p.pointwise("tanh", scale), p.constant(torch.full((j,), MIDDLE)))
-        scale = p.add(scaled, p.constant(torch.full((j,), -MIDDLE)))
-        terms = p.multiply(p.add(c, p.constant(self.a)), z)
+        bent = p.pointwise("tanh", scaled(p, scale, 1 / MIDDLE))
+        scale = p.add(scaled(p, bent, MIDDLE), p.constant(torch.full((j,), -MIDDLE)))
+        terms = p.multiply(p.add(scaled(p, c, SHARE), p.constant(self.a)), z)
         moved = p.multiply(p.pointwise("exp", scale), offsets)
         mean = p.dense(z[:1], terms, weight=torch.ones(self.inputs + 1, j), onto=moved)
         high = p.logistics(p.concat(weights, mean, scale), within=True)
         middles = -k * (torch.arange(k) * (2 / (k - 1)) - 1)
         when = {"clock": "channel 1"}
-        times = p.multiply(mean, p.constant(torch.full((j,), float(k))))
-        low = p.embed(middles[:, None].expand(-1, j), channel=0, onto=times, **when)
+        low = p.embed(middles[:, None].expand(-1, j), channel=0, onto=scaled(p, mean, k), **when)
         wider = p.add(scale, p.constant(torch.full((j,), math.log(k))))
         return [high, p.logistics(p.concat(weights, low, wider, **when), within=True)]
+
+
+def scaled(p, x, factor: float):
+    """factor · x in a step program."""
+    return p.multiply(x, p.constant(torch.full((x.width,), float(factor))))
 
 
 def half(h: Tensor) -> Tensor:

@@ -160,7 +160,11 @@ def sounds_section(heading: str, words: str, sounds: Sequence[Heard]) -> str:
 
 
 def sounds_page(
-    run: Run, drawn: Sequence[Heard], numbers: dict[str, str], command: Sequence[str], real: Heard | None = None
+    run: Run,
+    drawn: Sequence[Heard],
+    numbers: dict[str, str],
+    command: Sequence[str],
+    real: Heard | None = None,
 ) -> str:
     """The page, HTML: sounds that a model drew, after the beginning of `real` when that is given.
 

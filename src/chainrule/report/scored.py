@@ -77,7 +77,9 @@ class Watch:
         ] = []  # a heap: the least surprising that is kept comes first
         self._passages: list[tuple[float, int, int, Excerpt]] = []
         self._least: list[tuple[float, int, Excerpt]] = []  # the same of the least surprising sounds
-        self.course: np.ndarray | None = None  # bits along the only text or sound, as means of equal stretches
+        self.course: np.ndarray | None = (
+            None  # bits along the only text or sound, as means of equal stretches
+        )
 
     def __call__(self, i: int, nats: np.ndarray) -> None:
         bits = nats / math.log(2)

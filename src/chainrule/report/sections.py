@@ -126,9 +126,7 @@ def scores_section(bits: np.ndarray, total: float, what: str, unit: str = DIM, k
     return half(
         f"{unit.capitalize()} of each item",
         paragraph(f"{what}: {total:.4f} {unit} all together, {kind}, every item counted once."),
-        drawing(
-            plots.histogram({"items": bits}, unit), f"Histogram of the {unit} of {len(bits)} items"
-        ),
+        drawing(plots.histogram({"items": bits}, unit), f"Histogram of the {unit} of {len(bits)} items"),
     )
 
 

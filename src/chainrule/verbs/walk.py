@@ -96,14 +96,14 @@ def told(
     chain: Chain, event: tuple[int, ...], context: Tensor | None
 ) -> tuple[np.ndarray | None, np.ndarray | None]:
     """What the step program of a chain is given of a context: (classes, features)."""
-    if chain.source:
+    if chain.features:
         assert context is not None
-        return None, encodings(chain, context, math.prod(event))
+        return None, encodings(chain, context, math.prod(event) // chain.channels)
     return None if context is None else context.numpy(), None
 
 
 def encodings(chain: Any, context: Tensor, length: int) -> np.ndarray:
-    """What a chain makes of sources (B, S), at the `length` pixels of its step program: (B, length, features).
+    """What a chain makes of sources (B, S) or frames, at `length` pixels of its step program: (B, length, features).
 
     In the engine's arithmetic where the chain is in single precision: the same bits on every machine, whatever other
     sources are encoded beside one.
@@ -315,9 +315,12 @@ def check_filter(temperature: float, top_p: float, top_k: int = 0) -> None:
 
 def check_classes(chain: Chain, batch: int, context: Tensor | None) -> None:
     """One clear line when `batch` items cannot be conditioned on `context`."""
-    if chain.source and (context is None or len(context) != batch):
-        found = "none" if context is None else f"{len(context)}"
-        raise ChainruleError(f"the model needs a source text for each of {batch} items, {found} were given")
+    if chain.features and (context is None or len(context) != batch):
+        found, what = (
+            "none" if context is None else f"{len(context)}",
+            "a source text" if chain.source else "frames",
+        )
+        raise ChainruleError(f"the model needs {what} for each of {batch} items, {found} were given")
     if not chain.classes:
         return
     if context is None or len(context) != batch:
