@@ -57,7 +57,15 @@ class WaveNet(Carried):
     """
 
     SIZES = {
-        "tiny": {"width": 6, "skip": 5, "stacks": 1, "dilations": [1, 2], "mixtures": 2, "order": 3},
+        "tiny": {
+            "width": 6,
+            "skip": 5,
+            "stacks": 1,
+            "dilations": [1, 2],
+            "mixtures": 2,
+            "order": 3,
+            "filters": [2, 3],
+        },
         "laptop": {"stacks": 2},
         # Section 3 gives dilations 1 to 512, repeated; public configurations have 30 layers of 64 or 128 numbers.
         "paper": {"width": 128, "skip": 256, "stacks": 3},
@@ -96,7 +104,7 @@ class WaveNet(Carried):
             symbols=symbols, width=width, skip=skip, stacks=stacks, kernel=kernel, condition=condition
         )
         check_sizes(mixtures=mixtures, order=order, hop=hop)
-        check_shape(channels, dilations, classes, frames)
+        check_shape(channels, dilations, classes, frames, filters)
         self.symbols, self.channels, self.classes, self.width = symbols, channels, classes, width
         every = [d for _ in range(stacks) for d in dilations]
         wide = condition if classes or frames else 0
@@ -127,7 +135,7 @@ class WaveNet(Carried):
 
     def context_rule(self) -> str:
         """Only so many samples are seen, but for filters that have learned from all."""
-        if self.channels == 2 and self.args["filters"]:
+        if self.channels == 2:
             return "the samples before it, all of them"
         return f"the {self.reach:,} samples before it"
 
@@ -307,7 +315,9 @@ def check_frames(chain: WaveNet, context: Tensor | None, steps: int) -> None:
         )
 
 
-def check_shape(channels: int, dilations: Sequence[int], classes: int, frames: int) -> None:
+def check_shape(
+    channels: int, dilations: Sequence[int], classes: int, frames: int, filters: Sequence[int]
+) -> None:
     """One clear line for a network that there cannot be."""
     if classes and frames:
         raise ChainruleError(f"{classes} classes and frames of {frames} numbers: take one of the two")
@@ -316,3 +326,6 @@ def check_shape(channels: int, dilations: Sequence[int], classes: int, frames: i
     if not isinstance(dilations, list | tuple) or not dilations or any(type(d) is not int for d in dilations):
         raise ChainruleError(f"dilations is {dilations!r}: take a list of numbers, such as [1, 2, 4, 8, 16]")
     check_sizes(dilations=min(dilations))
+    if not isinstance(filters, list | tuple) or not filters or any(type(n) is not int for n in filters):
+        raise ChainruleError(f"filters is {filters!r}: take a list of numbers of taps, such as [16, 32, 256]")
+    check_sizes(filters=min(filters))

@@ -35,7 +35,7 @@ Q0, Q1, Q2 = F(7.0376836292e-2), F(-1.1514610310e-1), F(1.1676998740e-1)
 Q3, Q4, Q5 = F(-1.2420140846e-1), F(1.4249322787e-1), F(-1.6668057665e-1)
 Q6, Q7, Q8 = F(2.0000714765e-1), F(-2.4999993993e-1), F(3.3333331174e-1)
 WIDEST = F(7.0)  # the log scale of a logistic is taken within -7..7
-FINEST = F(13.0)  # that of a logistic whose levels have no mass beyond their edges within -13..13
+FINEST = F(16.0)  # that of a logistic whose levels have no mass beyond their edges within -16..16
 TOGETHER = 32  # rows that a stripe of weights is kept in the cache for
 GELU, CUBE, TINY = F(1.5957691216), F(0.044715), F(1e-5)
 LEAST, HEAVIEST = F(program.LEAST), F(program.HEAVIEST)
@@ -294,9 +294,9 @@ def bins(memory, weights, x, y, n, table, stride, edges, count):
 
 @called
 def adapt(memory, x, d, y, taps, rate, small):
-    """y = w, h, p, e of a filter once the number at d came, x what they were; x may be y. All sums in order."""
+    """y = w, h, p, e, r, ln r of a filter once the number at d came, x what they were; x may be y. Sums in order."""
     energy, w, h, p = ZERO, y, y + taps, y + 2 * taps
-    for i in range(2 * taps + 2):
+    for i in range(2 * taps + 4):
         memory[y + i] = memory[x + i]
     for i in range(taps):
         energy += memory[h + i] * memory[h + i]
@@ -307,10 +307,13 @@ def adapt(memory, x, d, y, taps, rate, small):
     for i in range(taps - 1, 0, -1):
         memory[h + i] = memory[h + i - 1]
     memory[h] = memory[d]
-    expected = ZERO
+    expected, energy = ZERO, ZERO
     for i in range(taps):
         expected += memory[w + i] * memory[h + i]
+        energy += memory[h + i] * memory[h + i]
     memory[p], memory[p + 1] = expected, error
+    memory[p + 2] = ONE / np.sqrt(small + energy / F(taps))
+    memory[p + 3] = log(memory[p + 2])
 
 
 @inlined
@@ -682,7 +685,7 @@ def run_rare(
         elif kind == BINS:
             bins(memory, weights, x + i * ldx, to, n, w, ops[o, at.A], b, ops[o, at.K])
         elif kind == ADAPT:
-            adapt(memory, x + i * ldx, z + i * ldz, to, (n - 2) // 2, weights[w], weights[w + 1])
+            adapt(memory, x + i * ldx, z + i * ldz, to, (n - 4) // 2, weights[w], weights[w + 1])
         elif kind == LOGISTIC_OF:
             k = np.int64(context.symbols[lane + i, pixel * dims[CHANNELS] + ops[o, at.D]])
             logistic_of(memory, x + i * ldx, to, n, dims[SYMBOLS], k)

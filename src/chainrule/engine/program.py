@@ -122,7 +122,7 @@ OPS: dict[str, tuple[int | None, int, int | None, str]] = {
         1,
         0,
         0,
-        "the same, no mass of a level beyond its edges, log scales taken within -13..13",
+        "the same, no mass of a level beyond its edges, log scales taken within -16..16",
     ),
     "logistic of": (1, 0, 1, "wⱼ + log of the mass of the symbol of channel n under logistic j, x as above"),
     "mix": (
@@ -617,7 +617,7 @@ def _bins(program, op, n, widths):
 
 def _adapt(program, op, n, widths):
     fits = program.values[op.output].carried and op.reads[0].value == op.output and op.reads[0].here
-    return [(2,)] if fits and n >= 4 and n % 2 == 0 and widths == [n, 1] else None
+    return [(2,)] if fits and n >= 6 and n % 2 == 0 and widths == [n, 1] else None
 
 
 def _norm(program, op, n, widths):

@@ -367,7 +367,7 @@ def known_line() -> Program:
     looks += [p.attend(x, *copies, 7, how, n, c, window=11) for how, n, c in patterns]
     looks.append(p.attend_near(x, p.norm(x, weight(112), weight(112)), keys, values, weight(6, 112), 2))
     heard, small = p.adaptive(x[:1], 5, 0.25, 1e-3), np.arange(-3, 3, dtype=np.float32) / 4
-    said = p.dense(*looks, heard, weight=weight(898, 4), onto=p.bins(x[1:2], small, weight(7, 4)))
+    said = p.dense(*looks, heard, weight=weight(900, 4), onto=p.bins(x[1:2], small, weight(7, 4)))
     last = p.embed(
         np.arange(-10, 10, dtype=np.float32).reshape(5, 4) / 4, columns=-1, outside=4, clock="pixel"
     )

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from chainrule.engine.device import log_mass_between, log_mass_within
-from chainrule.layers.adaptive import SMALL, at_rest, predictions
+from chainrule.layers.adaptive import OUTPUTS, SMALL, at_rest, predictions
 from chainrule.model import pick
 
 SHARE = 0.1  # of a coefficient that the network gives: a prediction is far larger than what is left of it
@@ -24,10 +24,8 @@ CODES = 255  # of mu-law: -127 to 127
 EDGES = [
     math.copysign(math.expm1((abs(k + 0.5)) / 127 * math.log(256)) / 255, k + 0.5) for k in range(-127, 127)
 ]
-LOUDEST = 4096.0  # by how much at most a sample is multiplied before tanh, at the start
-MIDDLE = (
-    6.5  # log scales of logistics lie within -13..0: from a tenth of a level of 65,536 to the whole range
-)
+GAINS = 0.25, 8.0  # by which numbers are multiplied before tanh at the start, the least and the largest
+NEAR = 6.0  # the log scale of a logistic is within so much of that of the samples before it
 
 
 def with_past(past: Tensor, now: Tensor, texts: Tensor | None, nothing: float, length: int) -> list[Any]:
@@ -81,21 +79,23 @@ class Waves(nn.Module):
     """What is known of the samples before a position, of two bytes each, taken as numbers y from -1 to 1.
 
         q = y_{t-1}, y_{t-1} - y_{t-2}, ..., y_{t-P+1} - y_{t-P}
-        h = W_2 (tanh(e^g ⊙ W_1 (q, p, e) + b_1), 1) + b_2 + E_1[code of y_{t-1}] + E_2[code of y_{t-2}]
+        h = W_2 (tanh(e^g ⊙ W_1 (q, p, e) r + b_1), ln r, 1) + b_2 + E_1[code of y_{t-1}] + E_2[code of y_{t-2}]
 
     p is what adaptive filters expect of y_t - y_{t-1}, e by how much they were wrong the last time (`adaptive`), the
     code that of mu-law, and the 1 stands where there is a sample. Differences are less alike than the samples
-    themselves, so what is made of them is learned sooner. The gains g begin from 1 to `LOUDEST`: some numbers tell loud
-    samples apart, others the softest ones.
+    themselves, and r of the first filter, 1 over the root of their mean square, makes soft and loud sound alike: so what
+    is made of them is learned sooner.
     """
 
     def __init__(self, symbols: int, width: int, order: int, filters: Sequence[int], rate: float):
         super().__init__()
         self.symbols, self.order, self.filters, self.rate = symbols, order, list(filters), rate
         self.past = order - 1
-        self.held = order + sum(2 * taps + 2 for taps in filters)
-        self.see, self.tell = nn.Linear(order + 2 * len(filters), 2 * width), nn.Linear(2 * width + 1, width)
-        self.gain = nn.Parameter(torch.linspace(0, math.log(LOUDEST), 2 * width))
+        self.sizes = [order, *(2 * taps + OUTPUTS for taps in filters)]
+        self.held, count = sum(self.sizes), len(filters)
+        self.see = nn.Linear(order + 2 * count, 2 * width)
+        self.tell = nn.Linear(2 * width + count + 1, width)
+        self.gain = nn.Parameter(torch.linspace(*map(math.log, GAINS), 2 * width))
         self.rows = nn.Embedding(2 * CODES, width)
 
     def rest(self, like: Tensor) -> Tensor:
@@ -105,26 +105,21 @@ class Waves(nn.Module):
         )
 
     def forward(self, codes: Tensor, past: Tensor, texts: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """codes (B, T), past (B, held) -> (B, T, d); (q, p, e) of each position (B, T, P + 2 F); the new past."""
-        there = codes != self.symbols**2
+        """codes (B, T), past (B, held) -> (B, T, d); (q, p, e, ln r) (B, T, P + 2 F + 1); the new past."""
+        there, (samples, *states) = codes != self.symbols**2, past.split(self.sizes, 1)
         y = numbers_of(codes, self.symbols, past)
-        seen, after = with_past(past[:, : self.order], y, texts, 0.0, self.order + 1)
+        seen, after = with_past(samples, y, texts, 0.0, self.order + 1)
         steps = seen.diff(dim=-1).flip(-1)  # (B, T, P)
-        found = [
-            predictions(steps[..., 0], ~there, state, self.rate) for state in self._states(past)
-        ]  # of each filter what it expects, by how much it was wrong, its new state
-        expected, errors = ([x[i][..., None] for x in found] for i in (0, 1))
-        z = torch.cat([seen[..., -1:], steps[..., :-1], *expected, *errors], -1)
+        found = [predictions(steps[..., 0], ~there, state, self.rate) for state in states]
+        told = torch.stack([x for x, _ in found], -1)  # (B, T, 4, F)
+        z = torch.cat([seen[..., -1:], steps[..., :-1], told[..., 0, :], told[..., 1, :]], -1)
         with torch.autocast(codes.device.type, enabled=False):
-            h = torch.tanh(F.linear(z, self.see.weight * self.gain.exp()[:, None], self.see.bias))
-            h = torch.cat([h, there[..., None].to(h)], -1)
+            gained = self.see.weight * self.gain.exp()[:, None]
+            h = torch.tanh(F.linear(z * told[..., 2, :1], gained, self.see.bias))
+            h = torch.cat([h, told[..., 3, :], there[..., None].to(h)], -1)
         last = torch.stack([seen[..., -1], seen[..., -2]], -1)
         h = self.tell(h) + self.rows(bins(last) + torch.tensor([0, CODES], device=last.device)).sum(2)
-        return half(h), z, torch.cat([after, *(x[2] for x in found)], 1)
-
-    def _states(self, past: Tensor) -> Sequence[Tensor]:
-        """Those of the filters."""
-        return past[:, self.order :].split([2 * taps + 2 for taps in self.filters], 1) if self.filters else ()
+        return half(h), torch.cat([z, told[..., 3, :1]], -1), torch.cat([after, *(x for _, x in found)], 1)
 
     def program(self, p):
         """The same in a step program."""
@@ -133,16 +128,18 @@ class Waves(nn.Module):
         there = p.constant([1.0], clock="done")
         step = p.add(y, p.multiply(p.at(y, columns=-1), p.constant([-1.0])))
         steps = [p.at(step, columns=-i) for i in range(1, self.order)]
-        found = [p.adaptive(p.at(step, columns=-1), taps, self.rate, SMALL) for taps in self.filters]
+        told = [p.adaptive(p.at(step, columns=-1), taps, self.rate, SMALL) for taps in self.filters]
         z = p.concat(
-            p.at(y, columns=-1), *steps, *(f[:1] for f in found), *(f[1:] for f in found), clock="pixel"
+            p.at(y, columns=-1), *steps, *(f[i : i + 1] for i in (0, 1) for f in told), clock="pixel"
         )
+        alike = p.multiply(z, p.dense(told[0][2:3], weight=torch.ones(1, z.width)))
         weight = self.see.weight * self.gain.exp()[:, None]
-        h = p.pointwise("tanh", p.dense(z, weight=weight.T, bias=self.see.bias))
-        h = p.dense(h, p.at(there, columns=-1), weight=self.tell.weight.T, bias=self.tell.bias)
+        h = p.pointwise("tanh", p.dense(alike, weight=weight.T, bias=self.see.bias))
+        more = *(f[3:] for f in told), p.at(there, columns=-1)
+        h = p.dense(h, *more, weight=self.tell.weight.T, bias=self.tell.bias)
         for i, table in enumerate(self.rows.weight.split(CODES)):
             h = p.add(h, p.bins(p.at(y, columns=-1 - i), EDGES, table))
-        return h, z
+        return h, p.concat(z, told[0][3:])
 
 
 def bins(y: Tensor) -> Tensor:
@@ -186,11 +183,11 @@ class Levels(nn.Module):
 class Bytes(nn.Module):
     """A mixture of J logistics over the K² levels of a sample of two bytes, around a prediction from the last P.
 
-        ŷ = y_{t-1} + Σ_i (a_i + c_i / 10) z_i,    μ_j = ŷ + s_j o_j
+        ŷ = y_{t-1} + Σ_i (a_i + c_i / 10) z_i,    μ_j = ŷ + s_j o_j,    s_j = e^{u_j} / r
         p(level) = Σ_j π_j mass_j(level) / Σ_j π_j mass_j(all levels)
 
-    where the network gives c, o, π and log s of each sample, a is learned, and z = (q, p, e) of `Waves`: a linear
-    prediction as in lossless sound coders, whose coefficients follow the signal, and what adaptive filters add to it.
+    where the network gives c, o, π and u of each sample, a is learned, and z = (q, p, e) and r are those of `Waves`: a
+    linear prediction as in lossless sound coders, whose coefficients follow the signal, and what adaptive filters add.
     The high byte has the masses of K levels each; given it, the low one those of the K levels within: no level's mass
     reaches beyond its edges (Salimans et al. 2017 give the outermost what lies beyond).
     """
@@ -202,7 +199,7 @@ class Bytes(nn.Module):
         mean_of_filters = [0.0] * order + [1 / max(1, filters)] * filters + [0.0] * filters
         self.a = nn.Parameter(torch.tensor(mean_of_filters))
         nn.init.normal_(self.out.weight, std=0.02)
-        spread = torch.linspace(-2, 3, mixtures) if mixtures > 1 else torch.zeros(1)
+        spread = torch.linspace(-3, 1, mixtures) if mixtures > 1 else torch.zeros(1)
         with torch.no_grad():
             self.out.bias.zero_()[2 * mixtures : 3 * mixtures] = spread
 
@@ -238,8 +235,8 @@ class Bytes(nn.Module):
         """Log weights, means and log scales, each (B, T, J); the high byte k has its middle at 2 k / (K - 1) - 1."""
         with torch.autocast(v.device.type, enabled=False):
             weights, offsets, scale, c = self.out(v.to(self.a)).split([*[self.mixtures] * 3, self.inputs], -1)
-            predicted = z[..., :1] + ((self.a + SHARE * c) * z).sum(-1, keepdim=True)
-            scale = MIDDLE * torch.tanh(scale / MIDDLE) - MIDDLE
+            predicted = z[..., :1] + ((self.a + SHARE * c) * z[..., :-1]).sum(-1, keepdim=True)
+            scale = NEAR * torch.tanh(scale / NEAR) - z[..., -1:]
             return weights, predicted + scale.exp() * offsets, scale
 
     def _low(self, mean: Tensor, scale: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -253,9 +250,9 @@ class Bytes(nn.Module):
         k, j = self.symbols, self.mixtures
         said = p.dense(v, weight=self.out.weight.T, bias=self.out.bias)
         weights, offsets, scale, c = said[:j], said[j : 2 * j], said[2 * j : 3 * j], said[3 * j :]
-        bent = p.pointwise("tanh", scaled(p, scale, 1 / MIDDLE))
-        scale = p.add(scaled(p, bent, MIDDLE), p.constant(torch.full((j,), -MIDDLE)))
-        terms = p.multiply(p.add(scaled(p, c, SHARE), p.constant(self.a)), z)
+        near = scaled(p, p.pointwise("tanh", scaled(p, scale, 1 / NEAR)), NEAR)
+        scale = p.dense(z[self.inputs :], weight=-torch.ones(1, j), onto=near)
+        terms = p.multiply(p.add(scaled(p, c, SHARE), p.constant(self.a)), z[: self.inputs])
         moved = p.multiply(p.pointwise("exp", scale), offsets)
         mean = p.dense(z[:1], terms, weight=torch.ones(self.inputs + 1, j), onto=moved)
         high = p.logistics(p.concat(weights, mean, scale), within=True)
