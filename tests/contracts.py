@@ -590,7 +590,10 @@ def check_carried(chain, event):
 
 
 def sharpened(temperature=1.0, top_p=1.0, top_k=None):
-    """The conditionals (B, N, K) of sampling with a temperature and a nucleus, one distribution at a time."""
+    """The conditionals (B, N, K) of sampling with a temperature and a nucleus, one distribution at a time.
+
+    Events with the same beginning share their conditionals, which are changed once.
+    """
 
     def one(log_p):
         p = np.exp(log_p / temperature)
@@ -602,7 +605,11 @@ def sharpened(temperature=1.0, top_p=1.0, top_k=None):
         with np.errstate(divide="ignore"):
             return np.log(kept / kept.sum())
 
-    return lambda log_p: np.apply_along_axis(one, -1, log_p)
+    def change(log_p):
+        different, place = np.unique(log_p.reshape(-1, log_p.shape[-1]), axis=0, return_inverse=True)
+        return np.stack([one(row) for row in different])[place].reshape(log_p.shape)
+
+    return change
 
 
 def check_samples(chain, event, sample=sample):

@@ -69,7 +69,13 @@ def keeps_contract(code):
 @every_code
 def test_passes_every_check_of_scikit_learn(code, monkeypatch):
     monkeypatch.setenv("SCIPY_ARRAY_API", "1")  # without it one check skips itself
-    keeps_contract(code)
+    keeps_contract(narrower(code))
+
+
+def narrower(code):
+    """The same code with at most 50 units a layer: a hundred trainings of millions of weights show nothing more."""
+    layers = getattr(code, "layers", None)
+    return code if layers is None else clone(code).set_params(layers=[min(50, units) for units in layers])
 
 
 class FitsToFive(PCA):
