@@ -350,7 +350,9 @@ def compress(
     use_threads(threads)
     from chainrule import packing
 
-    opened, dataset = open_both(run, data)
+    opened = open_run(run)
+    dataset = packing.recordings(opened, Path(data))
+    dataset = open_both(run, data)[1] if dataset is None else dataset
     packing.compress(opened, dataset, Path(data), out, not no_embed, force, json_)
 
 

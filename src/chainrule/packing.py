@@ -10,10 +10,28 @@ from typing import Any
 
 from chainrule import console
 from chainrule.data import Dataset
+from chainrule.data.files import ARRAYS
+from chainrule.data.wav import Recording, Whole, load_wavs
 from chainrule.models import Run, open_run
 from chainrule.verbs import compress as verb
 
 BLOCKS = {"model": "coded with the model", "lzma": "packed without it", "stored": "stored as they are"}
+
+
+def recordings(run: Run, source: Path) -> Dataset | None:
+    """The files at a path, for a model of sound: samples as they are, none resampled, no channels mixed; else None."""
+    if run.sound is None or not source.exists() or source.suffix.lower() in ARRAYS:
+        return None
+    data = load_wavs(source, run.sound, run.info.get("classes") or ())
+    console.passed_over(data)
+    whole = [(name, event.reason) for name, event in events_of(data).items() if isinstance(event, Whole)]
+    console.tell_of(whole, "kept whole")
+    return data
+
+
+def events_of(data: Dataset) -> dict[str, Any]:
+    """The events by their names."""
+    return dict(zip(data.names, data.x, strict=True)) if len(data.names) else {}
 
 
 def compress(run: Run, data: Dataset, source: Path, out: Path, embed: bool, force: bool, json_: bool) -> None:
@@ -26,7 +44,20 @@ def compress(run: Run, data: Dataset, source: Path, out: Path, embed: bool, forc
     if json_:
         console.emit({"archive": str(out), **asdict(result)})
         return
-    console.record({"archive": str(out), **summary(result)}, json_)
+    console.record({"archive": str(out), **summary(result), **other_rates(run, data)}, json_)
+
+
+def other_rates(run: Run, data: Dataset) -> dict[str, str]:
+    """A line when recordings have other rates than those that the model learned from: exact they are all the same."""
+    known = run.sound.rate if run.sound else 0
+    rates = [event.wav.rate for event in events_of(data).values() if isinstance(event, Recording)]
+    if not (others := sorted({rate for rate in rates if rate != known})):
+        return {}
+    count, told = sum(rate != known for rate in rates), ", ".join(f"{rate:,}" for rate in others[:3])
+    return {
+        "rates": f"{count:,} of {len(rates):,} recordings have {told} samples a second, the model learned from {known:,}: "
+        "they come back exactly, but a model of their rate makes them smaller"
+    }
 
 
 def summary(report: verb.Report) -> dict[str, str]:
@@ -49,7 +80,19 @@ def summary(report: verb.Report) -> dict[str, str]:
         ),
         "took": f"{report.seconds:,.1f} s",
     }
+    found |= summary_of_sound(report) if report.samples else {}
     return {key: value for key, value in found.items() if value}
+
+
+def summary_of_sound(report: verb.Report) -> dict[str, str]:
+    """What is told of sounds instead: bits a sample."""
+    each, model = report.bits_per_sample, 8 * report.model_bytes / report.samples
+    xz = "" if report.files else f", {8 * report.xz_bytes / report.samples:.4f} bits/sample"
+    return {
+        "raw": f"{report.raw_bytes:,} bytes, {report.samples:,} samples",
+        "bits/dim": f"{each:.4f} bits a sample without the model, {each + model:.4f} with it",
+        "xz": f"{report.xz_bytes:,} bytes{xz}",
+    }
 
 
 def break_even(report: verb.Report) -> str:
