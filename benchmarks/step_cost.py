@@ -169,15 +169,16 @@ class Engine:
 
 @numba.njit(error_model="numpy", nogil=True)
 def products(table, times, memory, weights, places, moved):
-    """Every row (repeats, rows, count, k, n, where its weights begin) of the table, `times` times."""
+    """Every row (repeats, rows, count, k, n, where its weights begin, how far its stripes lie apart), `times` times."""
     for _ in range(times):
         for i in range(len(table)):
-            repeats, rows, count, k, n, w = table[i]
+            repeats, rows, count, k, n, w, apart = table[i]
             ldx = -(-k // 16) * 16
             for s in range(count):
                 places[s] = s * rows * ldx
             for _ in range(repeats):
-                dense(memory, places, count, k, ldx, rows, weights, w, n, count * rows * ldx, n, moved)
+                y = count * rows * ldx
+                dense(memory, places, count, k, ldx, rows, weights, w, apart, n, y, n, moved)
 
 
 class Floor:
@@ -196,13 +197,13 @@ class Floor:
                     whole = section == ROW and op[at.WHOLE]
                     repeats = width if section == ROW and not whole else 1
                     rows = each * width if whole else each
-                    shape = (repeats, rows, op[at.COUNT], op[at.K], op[at.N], op[at.WEIGHT])
+                    shape = (repeats, rows, *(op[i] for i in (at.COUNT, at.K, at.N, at.WEIGHT, at.B)))
                     (rows_of if section == ROW else pixels).append(shape)
-        self.rows, self.pixels = (np.array(t, np.int64).reshape(-1, 6) for t in (rows_of, pixels))
+        self.rows, self.pixels = (np.array(t, np.int64).reshape(-1, 7) for t in (rows_of, pixels))
         self.height, self.width = int(height), int(width)
         self.multiply_adds = sum(program.multiply_adds().values()) * batch * height * width
         shapes = np.concatenate([self.rows, self.pixels])
-        self.size = int(max(r * (c * (k + 16) + n) for _, r, c, k, n, _ in shapes)) + 64
+        self.size = int(max(r * (c * (k + 16) + n) for _, r, c, k, n, *_ in shapes)) + 64
         self.shapes = shapes
 
     def run(self) -> None:
@@ -224,7 +225,7 @@ class Floor:
         work = self.shapes[:, 2] * self.shapes[:, 3] * self.shapes[:, 4]
         table = self.shapes[work.argmax()][None].copy()
         table[0, 0] = 1
-        _, rows, count, k, n, _ = table[0].tolist()
+        _, rows, count, k, n, *_ = table[0].tolist()
         each = rows * count * k * n
         times, room = max(1, int(1e8 / each)), self._room()
         seconds = in_turn({"": lambda: products(table, times, *room)}, 5)[""]

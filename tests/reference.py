@@ -412,8 +412,18 @@ class Reference:
             "hidden": lambda: m.gated(x[1], quarters[3]),
             "log softmax": lambda: np.maximum(x[0] - self.log_total(x[0]), m.dtype(-20)),
             "blend": lambda: self.blend(x[0], x[1:], pixel),
+            "bins": lambda: w[1][(w[0][None] <= x[0]).sum(1)],
+            "adapt": lambda: self.adapt(*x, *w[0]),
             "reweigh": lambda: self.reweigh(x[0], x[1:-1], x[-1], w[0][0], pixel),
         }[op.kind]()
+
+    def adapt(self, state, d, rate, small):
+        """w, h, p, e of filters (lanes, 2 P + 2) once the numbers d (lanes, 1) came."""
+        taps = state.shape[1] // 2 - 1
+        w, h, p = state[:, :taps], state[:, taps : 2 * taps], state[:, 2 * taps : 2 * taps + 1]
+        w = w + ((rate * (d - p)) / (small + in_order(h * h))) * h
+        h = np.concatenate([d, h[:, :-1]], 1)
+        return np.concatenate([w, h, in_order(w * h), d - p], 1)
 
     def log_total(self, x):
         """log Σ eˣ, a column."""

@@ -37,6 +37,7 @@ LEVELS = {
     "packing": 5,
     "encoding": 5,
     "translation": 5,
+    "hearing": 5,
     "report": 5,
     "lecture": 5,
     "tour": 5,

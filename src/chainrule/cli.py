@@ -76,6 +76,12 @@ Source = Annotated[
 ]
 
 
+Seconds = Annotated[
+    float | None,
+    typer.Option(min=0.0, metavar="S", help="In place of --length: how long a sound is to be drawn."),
+]
+
+
 def show_version(wanted: bool) -> None:
     if wanted:
         print(f"chainrule {__version__}")
@@ -193,7 +199,7 @@ def score(
     page: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="An .html page to write: texts coloured by surprise, maps of images."
+            metavar="FILE", help="An .html page to write: texts coloured by surprise, maps of images, sounds to hear."
         ),
     ] = None,
     source: Source = None,
@@ -201,7 +207,7 @@ def score(
     force: Force = False,
     json_: Json = False,
 ) -> None:
-    """Exact bits/dim of DATA and of every item, most surprising first."""
+    """Exact bits/dim (of texts a byte, of sounds a sample) of DATA and of every item, most surprising first."""
     use_threads(threads)
     from chainrule import output
 
@@ -214,12 +220,15 @@ def score(
 def sample(
     run: RunPath,
     n: Annotated[
-        int | None, typer.Option("-n", min=1, help="How many; by default 64 images, or 1 text.")
+        int | None, typer.Option("-n", min=1, help="How many; by default 64 images, 4 sounds, or 1 text.")
     ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
-            "-o", "--out", help="A .png sheet, .npy array or .txt; texts go to the screen without it."
+            "-o",
+            "--out",
+            help="A .png sheet, .npy array or .txt; texts go to the screen without it. Of sounds a .wav: several are "
+            "NAME-0.wav, NAME-1.wav, ...; or an array of their symbols.",
         ),
     ] = None,
     temperature: Temperature = 1.0,
@@ -231,9 +240,11 @@ def sample(
         typer.Option(
             min=1,
             max=LONGEST,
-            help="Symbols of a text; by default 500, of a translation at most twice those of its source, and 50.",
+            help="Symbols of a text; by default 500, of a translation at most twice those of its source, and 50. "
+            "Samples of a sound; by default as many as recordings that it learned from have, but at most 5 seconds.",
         ),
     ] = None,
+    seconds: Seconds = None,
     source: Annotated[
         str | None, typer.Option(metavar="TEXT", help="What to translate, by a run of pairs of texts.")
     ] = None,
@@ -252,7 +263,7 @@ def sample(
     ] = None,
     page: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="An .html page to write: where a translation was uncertain."),
+        typer.Option(metavar="FILE", help="An .html page to write: sounds to hear and see, or where a translation was uncertain."),
     ] = None,
     height_width: Annotated[
         str | None, typer.Option("--event", metavar="HxW", help="Size of an image, such as 32x32.")
@@ -266,21 +277,23 @@ def sample(
     force: Force = False,
     json_: Json = False,
 ) -> None:
-    """Draw new images or texts."""
+    """Draw new images, texts or sounds."""
     use_threads(threads)
     from chainrule import output, translation
 
     opened = open_run(run)
     is_text, translates = opened.info.get("kind") == "text", bool(getattr(opened.model, "source", 0))
     translation.check_beam(beam, temperature, top_p, top_k)
-    if is_text:
-        refuse("--event", height_width, "is for images")
+    is_sound = opened.sound is not None
+    if is_text or is_sound:
+        refuse("--event", height_width, f"is for images{': of a sound say --seconds' * is_sound}")
     for option, value in {"--source": source, "--source-file": source_file, "--page": page}.items():
-        if not translates:
+        if not translates and not (is_sound and option == "--page"):
             refuse(option, value, f"is for models that are conditioned on a source text, {run} holds none")
+    refuse("--seconds", None if is_sound else seconds, "is for sounds")
+    draws = {"temperature": temperature, "top_p": top_p, "top_k": top_k, "seed": seed}
     if translates:
         refuse("--class", class_, "has no meaning: the model is conditioned on a source text")
-        draws = {"temperature": temperature, "top_p": top_p, "top_k": top_k, "seed": seed}
         translation.sample_translations(
             opened, n, out, source, source_file, prompt, length, beam, page, draws, force, json_
         )
@@ -290,9 +303,16 @@ def sample(
         output.sample_text(
             opened, n or 1, out, prompt, length or 500, class_, temperature, top_p, top_k, seed, force, json_
         )
+    elif is_sound:
+        from chainrule import hearing
+
+        refuse("--prompt", prompt, "is for texts: chainrule complete goes on with a recording")
+        refuse("--beam", beam, "is for texts")
+        hearing.sample_sounds(opened, n, out, length, seconds, class_, page, draws, force, json_)
     else:
         refuse("--prompt", prompt, "is for texts")
-        refuse("--beam", beam and str(beam), "is for texts")
+        refuse("--beam", beam, "is for texts")
+        refuse("--length", length, "is for texts and sounds")
         output.sample_events(
             opened, n or 64, out, height_width, class_, temperature, top_p, top_k, seed, force, json_
         )
@@ -301,13 +321,22 @@ def sample(
 @app.command()
 def complete(
     run: RunPath,
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="An image or a text.")],
-    out: Annotated[Path | None, typer.Option("-o", "--out", help="A .png sheet, .npy array or .txt.")] = None,
-    n: Annotated[int, typer.Option("-n", min=1, help="How many completions.")] = 8,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="An image, a text or a sound.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "-o",
+            "--out",
+            help="A .png sheet, .npy array or .txt; of sounds a .wav: several are NAME-0.wav, NAME-1.wav, ...",
+        ),
+    ] = None,
+    n: Annotated[
+        int | None, typer.Option("-n", min=1, help="How many completions; by default 8, of a sound 3.")
+    ] = None,
     keep: Annotated[
         str | None,
         typer.Option(
-            metavar="top:SHARE", help="What is given; by default top:0.5 of an image, top:1 of a text."
+            metavar="top:SHARE", help="What is given; by default top:0.5 of an image or a sound, top:1 of a text."
         ),
     ] = None,
     mask: Annotated[
@@ -316,7 +345,18 @@ def complete(
     class_: Annotated[
         str | None, typer.Option("--class", metavar="C", help="A class by name or number.")
     ] = None,
-    length: Annotated[int, typer.Option(min=0, max=LONGEST, help="Symbols to add to a text.")] = 500,
+    length: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            max=LONGEST,
+            help="Symbols to add to a text, by default 500; or samples to a sound, by default as many as were cut away.",
+        ),
+    ] = None,
+    seconds: Seconds = None,
+    page: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="An .html page to write: sounds to hear and see.")
+    ] = None,
     temperature: Temperature = 1.0,
     top_p: TopP = 1.0,
     top_k: TopK = 0,
@@ -327,10 +367,21 @@ def complete(
 ) -> None:
     """Several completions of one beginning."""
     use_threads(threads)
-    from chainrule import output
+    from chainrule import hearing, output
 
+    opened = open_run(run)
+    if opened.sound is not None:
+        refuse("--mask", mask, "is for images: of a sound the beginning is given, see --keep")
+        draws = {"temperature": temperature, "top_p": top_p, "top_k": top_k, "seed": seed}
+        hearing.complete_sound(
+            opened, file, out, n, keep, class_, length, seconds, page, draws, force, json_
+        )
+        return
+    refuse("--seconds", seconds, "is for sounds")
+    refuse("--page", page, "is for sounds")
+    length = 500 if length is None else length
     output.complete_file(
-        open_run(run), file, out, n, keep, mask, class_, length, temperature, top_p, top_k, seed, force, json_
+        opened, file, out, n or 8, keep, mask, class_, length, temperature, top_p, top_k, seed, force, json_
     )
 
 
@@ -622,10 +673,9 @@ def open_divided(run: Path, source: str):
 
 def as_fitted(opened) -> dict[str, Any]:
     """The arguments of `load` that give data as the model of a run wants them."""
-    info, sound = opened.info, opened.sound
-    heard = {} if sound is None else {"bits": sound.bits, "rate": sound.rate}
+    info = opened.info
     return {
-        **heard,
+        **opened.heard,
         "levels": info.get("levels"),
         "classes": info.get("classes") or False,
         "channels": getattr(opened.model, "channels", None),
@@ -641,7 +691,7 @@ def file_or_column(source: str | None) -> str | int | None:
 
 def refuse(option: str, value: Any, why: str) -> None:
     """One clear line about an option that has no meaning here."""
-    if value:
+    if value not in (None, "", False):
         raise ChainruleError(f"{option} {value} {why}: leave it out")
 
 

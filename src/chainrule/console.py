@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 LONG = 600  # characters of an error
 SHORT = 24  # characters of a name that is not wrapped
 NAMED = 20  # files named in a line about what was left out
+SPARSE = 997  # one sample of so many tells most sounds from silence
 LISTED = 10  # items of an archive that people are shown
+COUNTED = {"bits/byte": "bytes", "bits/sample": "samples"}  # what a score is counted by
 
 
 def err() -> Console:
@@ -57,8 +59,16 @@ def fail(text: str) -> None:
 def passed_over(data: Dataset) -> None:
     """Tell which files of a folder or pairs of texts were left out, and which files hold more than is read of them."""
     tell_of(data.skipped, "left out", "file" if data.sources is None else "pair")
-    read = "text that is" if data.kind == "text" else "pixels that are"
+    read = {"text": "text that is", "sound": "samples that are"}.get(data.kind, "pixels that are")
     tell_of(data.reduced, f"with more than the {read} read")
+    if data.kind == "sound":
+        tell_of([(name, "silence throughout") for name in silent(data)], "kept all the same")
+
+
+def silent(data: Dataset) -> list[str]:
+    """The names of the sounds whose samples are all equal."""
+    few = [(name, x) for name, x in zip(data.names, data.x, strict=True) if (x[::SPARSE] == x[:1]).all()]
+    return [name for name, x in few if (x == x[:1]).all()]
 
 
 def tell_of(files: Sequence[tuple[str, str]], what: str, things: str = "file") -> None:
@@ -144,9 +154,10 @@ def scores(total: dict[str, Any], items: list[dict[str, Any]], json_: bool) -> N
         for item in items:
             emit(item)
         return
-    tokens, what = "tokens" in total, "bytes" if "tokens" in total else "symbols"
+    tokens, unit = "tokens" in total, total["unit"]
+    what = COUNTED.get(unit, "symbols")
     out().print(
-        f"[bold]{total['bits_per_dim']:.4f} bits/{'byte' if tokens else 'dim'}[/bold] over {total['items']:,} items "
+        f"[bold]{total['bits_per_dim']:.4f} {unit}[/bold] over {total['items']:,} items "
         f"of {plain(total['data'])} ({'at most' if tokens else 'exact'}; "
         f"{total['symbols']:,} {what}, {total['nats_per_item']:,.2f} nats an item)",
         soft_wrap=True,
@@ -157,7 +168,7 @@ def scores(total: dict[str, Any], items: list[dict[str, Any]], json_: bool) -> N
     out().print(f"[dim]context rule[/dim]  {plain(total['context_rule'])}", soft_wrap=True)
     if items:
         grid = Table(box=None, header_style="bold", pad_edge=False)
-        for name in ("most surprising", "bits/byte" if tokens else "bits/dim", "nats"):
+        for name in ("most surprising", unit, "nats"):
             grid.add_column(name, justify="left" if name[0] == "m" else "right", overflow="fold")
         for item in items:
             grid.add_row(plain(item["name"]), f"{item['bits_per_dim']:.4f}", f"{item['nats']:,.2f}")
@@ -227,7 +238,7 @@ def steps() -> Iterator[Callable[[str, int, int], None]]:
 @contextmanager
 def training(json_: bool) -> Iterator[Callable[[dict[str, Any]], None]]:
     """A listener for `fit`: a live bar in a terminal, a line every 30 seconds elsewhere, objects under --json."""
-    shown: dict[str, Any] = {"bar": None, "last": time.monotonic(), "line": None}
+    shown: dict[str, Any] = {"bar": None, "last": time.monotonic(), "line": None, "unit": ""}
     with Progress(
         TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TextColumn("{task.fields[text]}"),
         console=err(), transient=True, disable=json_ or not err().is_terminal,
@@ -238,10 +249,11 @@ def training(json_: bool) -> Iterator[Callable[[dict[str, Any]], None]]:
             if event["event"] == "data":
                 passed_over(event["data"])
             elif event["event"] == "start":
+                shown["unit"] = unit_in(event["info"])
                 announce(event, json_)
             elif event["event"] == "step":
                 state, line = event["training"], event["log"]
-                bar.update(task, completed=state.done, text=told(line))
+                bar.update(task, completed=state.done, text=told(line, shown["unit"]))
                 if (
                     line
                     and line is not shown["line"]
@@ -251,7 +263,7 @@ def training(json_: bool) -> Iterator[Callable[[dict[str, Any]], None]]:
                     if json_:
                         emit(line)
                     elif not err().is_terminal:
-                        complain(f"step {told(line)}")
+                        complain(f"step {told(line, shown['unit'])}")
             elif event["event"] == "end":
                 bar.stop()
                 conclude(event, json_)
@@ -259,11 +271,18 @@ def training(json_: bool) -> Iterator[Callable[[dict[str, Any]], None]]:
         yield listen
 
 
-def told(line: dict[str, Any]) -> str:
+def unit_in(info: dict[str, Any]) -> str:
+    """The unit of the scores of a run."""
+    from chainrule.data import unit_of
+
+    return unit_of(info.get("kind"))
+
+
+def told(line: dict[str, Any], unit: str = "bits/dim") -> str:
     """One line of metrics in words."""
     if not line:
         return ""
-    loss = f"{line['loss_bits']:.4f} bits/dim" if "loss_bits" in line else f"loss {line['loss']:.4g}"
+    loss = f"{line['loss_bits']:.4f} {unit}" if "loss_bits" in line else f"loss {line['loss']:.4g}"
     stage = [f"stage {line['stage']}"] if "stage" in line else []
     parts = [*stage, f"{line['step']:,}", f"{line['seconds']:.0f} s", loss]
     if "val_bits" in line:
@@ -295,9 +314,9 @@ def conclude(event: dict[str, Any], json_: bool) -> None:
         emit({"run": str(event["folder"]), **{k: info[k] for k in ("trained", "held_out") if k in info}})
         return
     held = info.get("held_out")
-    kind, unit = ("at most", "byte") if "tokens" in info else ("exact", "dim")
+    kind = "at most" if "tokens" in info else "exact"
     text = (
-        f"; {held['items']:,} held-out items need [bold]{held['bits_per_dim']:.4f} bits/{unit}[/bold] ({kind})"
+        f"; {held['items']:,} held-out items need [bold]{held['bits_per_dim']:.4f} {unit_in(info)}[/bold] ({kind})"
         if held
         else ""
     )

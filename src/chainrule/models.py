@@ -70,6 +70,11 @@ class Run:
         return Sound(**self.info["sound"]) if "sound" in self.info else None
 
     @property
+    def heard(self) -> dict[str, Any]:
+        """The arguments of `load` that bring sounds to the rate and the coding of the model."""
+        return {} if self.sound is None else {"sound": self.sound}
+
+    @property
     def folder(self) -> Path:
         """Where things about the run go: its folder, that of the model file, for zoo:NAME and hub:NAME runs/NAME."""
         if zoo.is_name(self.path):
@@ -193,6 +198,7 @@ def check_facts(info: dict[str, Any], model: Chain | Code, origin: str) -> None:
             isinstance(v, list) and all(isinstance(c, str) for c in v) and len(v) in (0, classes)
         ),
         "sound": is_sound,
+        "length": lambda v: isinstance(v, int) and v >= 0,
         "holdout": lambda v: is_number(v) and 0 <= v <= 0.5,
         "tokens": lambda v: (
             isinstance(v, dict) and all(isinstance(v.get(k), str) for k in ("given", "sha256"))

@@ -1,4 +1,4 @@
-"""Pictures of events and of numbers: grids of images, curves, histograms, bars, text coloured by surprise.
+"""Pictures of events and of numbers: grids of images, curves, histograms, bars, sounds, text coloured by surprise.
 
 Everything is drawn to be read on a light and on a dark page: grids have transparent gaps, figures a
 transparent ground and ink that follows the reader's setting.
@@ -546,6 +546,143 @@ def laid_out(signs: Sequence[str], columns: int) -> list[tuple[int, int]]:
     return places
 
 
+# ---- sounds -> figures ---------------------------------------------------------------------------------
+
+WINDOW = 0.03  # seconds that a column of a spectrogram looks at, about
+ROWS, COLUMNS = 128, 400  # of a spectrogram, at most
+DEEP = 70.0  # dB from the loudest place of a spectrogram to the clear ground
+FAINT = -60.0  # dB of full scale: what is nowhere louder is not drawn as if it were loud
+SHADES = 40  # of a spectrogram
+SHORT = 0.005  # seconds over which surprise is averaged, at least
+TONES = (BLUE, VIOLET, ORANGE)  # of a spectrogram, from soft to loud
+
+
+def sound_plot(
+    samples: np.ndarray,
+    rate: int,
+    bits: np.ndarray | None = None,
+    given: int = 0,
+    start: float = 0.0,
+    most: float | None = None,
+    form: Form = svg,
+) -> Any:
+    """A sound, from top to bottom: its waveform, its spectrogram, and how it surprised; an SVG picture.
+
+    Args:
+        samples: (T,) int16.
+        rate: samples a second.
+        bits: (T,) what each sample needed, drawn as means of short windows; None: nothing is drawn.
+        given: so many samples at the beginning were given to who made the others: their waveform is gray.
+        start: the second at which the axis of time begins.
+        most: bits at the top of the lowest axis, for pictures that are to be compared.
+    """
+    from matplotlib.figure import Figure
+
+    heights = (1.0, 1.5) if bits is None else (1.0, 1.5, 0.9)  # inches
+    figure = Figure(figsize=(5.2, sum(heights) + 0.35), layout="constrained")
+    figure.get_layout_engine().set(h_pad=0.02)
+    every = figure.subplots(len(heights), 1, sharex=True, gridspec_kw={"height_ratios": heights})
+    end = start + max(len(samples), 1) / rate
+    waveform(every[0], samples, start, end, given)
+    spectrogram(every[1], samples, rate, start, end)
+    if bits is not None:
+        surprise(every[2], bits, rate, start, end, most)
+    for axes in every:
+        quiet(axes)
+        axes.set_xlim(start, end)
+        if 0 < given < len(samples):
+            axes.axvline(start + given / rate, color=INK, lw=1, ls="--", alpha=0.7)
+    figure.align_ylabels(every)
+    every[-1].set_xlabel("seconds", color=INK)
+    return form(figure)
+
+
+def waveform(axes, samples: np.ndarray, start: float, end: float, given: int = 0) -> None:
+    """Samples (T,) against time: of many what lies between the least and the greatest of each stretch."""
+    y = np.asarray(samples, np.float64) / 32768
+    edges = np.linspace(0, len(y), min(len(y), COLUMNS) + 1).astype(int)
+    low, high = (ufunc.reduceat(y, edges[:-1]) if len(y) else y for ufunc in (np.minimum, np.maximum))
+    x = np.linspace(start, end, len(low), endpoint=False) + (end - start) / max(1, 2 * len(low))
+    known = edges[:-1] < given
+    for part, colour, alpha in ((known, INK, 0.45), (~known, BLUE, 1.0)):
+        if part.any():
+            axes.fill_between(x[part], low[part], high[part], color=colour, alpha=alpha, lw=0.6)
+    peak = 1.1 * float(np.abs(y).max(initial=0)) or 1.0
+    axes.set_ylim(-peak, peak)
+    axes.set_ylabel("amplitude", color=INK)
+
+
+def spectrogram(axes, samples: np.ndarray, rate: int, start: float, end: float) -> None:
+    """How loud each frequency is at each time: clear where it is soft, deep and warm where it is loud."""
+    axes.imshow(
+        shaded(decibels(samples, rate)), extent=(start, end, 0, rate / 2000), origin="lower", aspect="auto",
+        interpolation="none",
+    )  # fmt: skip
+    axes.set_ylabel("kHz", color=INK)
+
+
+def decibels(samples: np.ndarray, rate: int) -> np.ndarray:
+    """The spectrogram (frequencies, times) of samples (T,) int16, in dB: a sine of full amplitude has 0.
+
+    Short-time Fourier transforms under Hann windows whose middles lie in the sound, evenly; frequencies from 0 to half
+    the rate, evenly. Of more than `ROWS` or `COLUMNS` the mean power of neighbours is taken.
+
+    >>> tone = 32767 * np.sin(2 * np.pi * 1000 / 8000 * np.arange(8000))
+    >>> found = decibels(tone, rate=8000)
+    >>> found.shape, int(found[:, 200].argmax()), round(float(found.max()), 1)
+    ((128, 400), 32, 0.0)
+    """
+    y = np.asarray(samples, np.float64) / 32768
+    size = max(16, 2 ** round(math.log2(WINDOW * rate)))
+    step = max(1, min(size // 2, len(y) // COLUMNS))
+    window = np.hanning(size + 1)[:-1]
+    frames = np.lib.stride_tricks.sliding_window_view(np.pad(y, size // 2), size)[::step]
+    power = np.square(np.abs(np.fft.rfft(frames * window))) * (2 / window.sum()) ** 2
+    few = thinned(thinned(power, COLUMNS).T, ROWS)
+    return 10 * np.log10(np.maximum(few, 1e-20))
+
+
+def shaded(levels: np.ndarray) -> np.ndarray:
+    """Levels (F, T) in dB as RGBA (F, T, 4): clear `DEEP` below the loudest one, then blue, violet, orange."""
+    loudest = max(float(levels.max(initial=FAINT)), FAINT)
+    share = np.rint(SHADES * np.clip(1 + (levels - loudest) / DEEP, 0, 1)) / SHADES
+    stops = np.linspace(0.3, 1, len(TONES))
+    colours = np.array([[int(tone[i : i + 2], 16) for i in (1, 3, 5)] for tone in TONES])
+    rgb = [np.interp(share, stops, colours[:, i]) for i in range(3)]
+    return np.rint(np.stack([*rgb, 255 * np.minimum(1, 1.6 * share)], -1)).astype(np.uint8)
+
+
+def surprise(
+    axes, bits: np.ndarray, rate: int, start: float, end: float, most: float | None = None
+) -> None:
+    """What samples (T,) needed, as means of windows of `window_of` samples."""
+    mean = thinned(np.asarray(bits, np.float64), max(1, round(len(bits) / window_of(len(bits), rate))))
+    x = np.linspace(start, end, len(mean), endpoint=False) + (end - start) / max(1, 2 * len(mean))
+    axes.fill_between(x, 0, mean, color=ORANGE, alpha=0.25, lw=0)
+    axes.plot(x, mean, color=ORANGE, lw=1.2)
+    axes.set_ylim(0, 1.05 * (most or float(mean.max(initial=0)) or 1.0))
+    axes.set_ylabel("bits/sample", color=INK)
+
+
+def window_of(length: int, rate: int) -> float:
+    """Samples over which the surprise of a sound of so many is averaged.
+
+    >>> window_of(8000, rate=8000), window_of(100_000, rate=8000)
+    (40, 250.0)
+    """
+    return max(1, round(SHORT * rate), length / COLUMNS)
+
+
+def quiet(axes) -> None:
+    """Axes of a sound in the house style."""
+    axes.yaxis.get_major_locator().set_params(nbins=4)
+    axes.tick_params(colors=INK, length=0, labelsize=9, pad=4)
+    axes.yaxis.label.set_size(9)
+    for side, spine in axes.spines.items():
+        spine.set_visible(side == "bottom")
+        spine.set(color=INK, alpha=0.4)
+
+
 def blank(xlabel: str, ylabel: str):
     """An empty matplotlib figure in the house style: (figure, axes)."""
     from matplotlib.figure import Figure
@@ -564,11 +701,11 @@ def blank(xlabel: str, ylabel: str):
 
 
 def thinned(values: np.ndarray, most: int = MOST_POINTS) -> np.ndarray:
-    """At most so many values: the means of equal runs of neighbours."""
+    """At most so many values, or rows: the means of equal runs of neighbours."""
     if len(values) <= most:
         return values
     edges = np.linspace(0, len(values), most + 1).astype(int)
-    return np.add.reduceat(values, edges[:-1]) / np.diff(edges)
+    return (np.add.reduceat(values, edges[:-1]).T / np.diff(edges)).T
 
 
 def plain(text: str) -> str:

@@ -13,7 +13,7 @@ from chainrule.errors import ChainruleError
 from chainrule.layers.carried import CHUNK, Carried, before_each
 from chainrule.layers.samples import Bytes, Levels, Tables, Waves
 from chainrule.layers.waves import GatedLayer
-from chainrule.model import check_sizes, pick
+from chainrule.model import check_sizes
 
 
 class WaveNet(Carried):
@@ -28,10 +28,10 @@ class WaveNet(Carried):
         end        v = relu(W_1 relu(skips) + b)
         output     the logits of 256 levels W_2 v + b, or a mixture of logistics over 65,536 (`Levels`, `Bytes`)
 
-    where W ∗ h sees t, t - d, ..., t - (k - 1) d, and d runs through `dilations` in each stack. A position sees exactly
-    the `reach` samples before it, 1 + Σ (k - 1) d over all convolutions, the first included. The samples are moved on by
-    one once, before everything. Over a long recording what each kernel has seen is carried from segment to segment: a
-    score does not depend on how it is cut.
+    where W ∗ h sees t, t - d, ..., t - (k - 1) d, and d runs through `dilations` in each stack. A position sees
+    exactly the `reach` samples before it, 1 + Σ (k - 1) d over all convolutions, the first included. The samples are
+    moved on by one once, before everything. Over a long recording what each kernel has seen is carried from segment to
+    segment: a score does not depend on how it is cut.
 
     Args:
         symbols: K, levels of a symbol.
@@ -45,6 +45,7 @@ class WaveNet(Carried):
         condition: numbers that a class becomes.
         mixtures: logistics of a sample of two bytes.
         order: how many samples a prediction of those is made of.
+        filters: taps of linear predictions that learn as they go, at `rate`; with them all of the past is seen.
 
     Example:
         >>> chain = WaveNet(**WaveNet.SIZES["tiny"])
@@ -82,6 +83,8 @@ class WaveNet(Carried):
         condition: int = 16,
         mixtures: int = 5,
         order: int = 32,
+        filters: Sequence[int] = (16, 32, 256),
+        rate: float = 0.1,
     ):
         super().__init__()
         check_sizes(
@@ -92,11 +95,11 @@ class WaveNet(Carried):
         self.symbols, self.channels, self.classes, self.width = symbols, channels, classes, width
         every = [d for _ in range(stacks) for d in dilations]
         wide = condition if classes else 0
-        self.first: Any = Waves(symbols, width, order) if channels == 2 else Tables(symbols, width, kernel)
+        self.first: Any = Waves(symbols, width, order, filters, rate) if channels == 2 else Tables(symbols, width, kernel)
         self.layers: Any = nn.ModuleList(GatedLayer(width, skip, kernel, d, wide, len(every)) for d in every)
         self.condition = nn.Embedding(classes, condition) if classes else None
         self.begin, self.last = nn.Parameter(torch.zeros(skip)), nn.Linear(skip, skip)
-        self.head: Any = Bytes(skip, symbols, mixtures, order) if channels == 2 else Levels(skip, symbols)
+        self.head: Any = Bytes(skip, symbols, mixtures, order, len(filters)) if channels == 2 else Levels(skip, symbols)
 
     @classmethod
     def configure(cls, data) -> dict:
@@ -109,7 +112,9 @@ class WaveNet(Carried):
         return 1 + self.first.past + sum(layer.past for layer in self.layers)
 
     def context_rule(self) -> str:
-        """Only so many samples are seen."""
+        """Only so many samples are seen, but for filters that have learned from all."""
+        if self.channels == 2 and self.args["filters"]:
+            return "the samples before it, all of them"
         return f"the {self.reach:,} samples before it"
 
     # ---- logits ------------------------------------------------------------------------------------------------

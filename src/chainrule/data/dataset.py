@@ -10,8 +10,12 @@ from functools import cached_property
 import numpy as np
 
 from chainrule.data.alphabets import BYTES, Alphabet
+from chainrule.data.recordings import resampled
 from chainrule.data.sound import Sound
 from chainrule.errors import ChainruleError
+
+
+DIMS = {"text": "byte", "sound": "sample"}  # what bits are counted by; of anything else by symbols
 
 
 @dataclass(frozen=True)
@@ -80,10 +84,15 @@ class Dataset:
         return sum(math.prod(shape) * len(items) for shape, items in self.buckets.items())
 
     def dims(self) -> np.ndarray:
-        """What bits/dim is counted by, (N,): symbols, channels included; of texts the bytes that they spell."""
+        """What bits are counted by, (N,): symbols, channels included; of texts the bytes that they spell, of sounds samples.
+
+        >>> loud = Dataset([np.zeros((5, 2), np.uint8)], 256, "sound", sound=Sound(8000, "16 bit"))
+        >>> loud.dims().tolist(), loud.lengths().tolist()
+        ([5], [10])
+        """
         if self.kind == "text":
             return np.array([self.alphabet.size(x) for x in self.x], np.int64)
-        return self.lengths()
+        return self.lengths() // self.per_sample
 
     def lengths(self) -> np.ndarray:
         """The number of symbols of every event, (N,)."""
@@ -98,25 +107,26 @@ class Dataset:
         return 2 if self.sound is not None and self.sound.bits == 16 else 1
 
     def heard(self, sound: Sound) -> Dataset:
-        """The same sounds in another coding, at the same rate.
+        """The same sounds in another coding, at another rate, by way of their samples (see `Sound`, `resampled`).
 
         >>> loud = Dataset([np.array([[0, 0], [128, 0]])], 256, "sound", sound=Sound(8000, "16 bit"))
         >>> loud.heard(Sound(8000, "mu-law")).x[0].tolist()
         [1, 128]
         """
-        if self.sound is None:
+        old = self.sound
+        if old is None:
             raise ChainruleError(
                 f"{self.source or 'this'} is {self.kind}, the model was fitted on sound: give it sound"
             )
-        if sound.rate != self.sound.rate:
-            raise ChainruleError(
-                f"{self.source or 'the sound'} has {self.sound.rate:,} samples a second, and {sound.rate:,} are wanted: "
-                "resample it first"
-            )
-        if sound == self.sound:
+        if sound == old:
             return self
-        x = gather([sound.symbols(self.sound.samples(event)) for event in self.x])
-        return replace(self, x=x, sound=sound)
+
+        def again(event: np.ndarray) -> np.ndarray:
+            samples, name = old.samples(event), self.source or "this"
+            moved = sound.rate != old.rate
+            return sound.symbols(resampled(samples, old.rate, sound.rate, name) if moved else samples)
+
+        return replace(self, x=gather([again(event) for event in self.x]), sound=sound)
 
     def select(self, index) -> Dataset:
         """The events at `index` (integers, a slice or a mask), in that order."""
@@ -200,6 +210,15 @@ def gather(events: Sequence[np.ndarray]) -> np.ndarray | Sequence[np.ndarray]:
     if len({event.shape for event in events}) != 1:
         return events
     return events[0][None] if len(events) == 1 else np.stack(events)
+
+
+def unit_of(kind: str | None) -> str:
+    """The unit of a score of data of some kind, see `Dataset.dims`.
+
+    >>> [unit_of(kind) for kind in ("image", "text", "sound")]
+    ['bits/dim', 'bits/byte', 'bits/sample']
+    """
+    return f"bits/{DIMS.get(kind or '', 'dim')}"
 
 
 def symbol_type(levels: int) -> type[np.integer]:

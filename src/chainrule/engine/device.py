@@ -78,6 +78,15 @@ def log_mass_between(
     return torch.log(-torch.expm1(-(high - low if width is None else width) * steep)) - above - below
 
 
+def adapted(state: Tensor, d: Tensor, rate: Tensor, small: Tensor) -> Tensor:
+    """w, h, p, e of a filter (lanes, 2 P + 2) once the number d (lanes, 1) came."""
+    taps = state.shape[1] // 2 - 1
+    w, h, p = state[:, :taps], state[:, taps : 2 * taps], state[:, 2 * taps, None]
+    w = w + rate * (d - p) / (small + h.square().sum(1, keepdim=True)) * h
+    h = torch.cat([d, h[:, :-1]], 1)
+    return torch.cat([w, h, (w * h).sum(1, keepdim=True), d - p], 1)
+
+
 def log_softmax(x: Tensor) -> Tensor:
     """ln p as a blend takes it: not below -20."""
     return x.log_softmax(-1).clamp(min=LEAST)
@@ -275,6 +284,10 @@ class Device:
         if op.kind in MASSES:
             mass = log_mass if op.kind == "logistics" else log_mass_within
             return self._masses(x[0], torch.arange(self.program.symbols), mass).logsumexp(1)
+        if op.kind == "bins":
+            return w[1][torch.searchsorted(w[0], x[0][:, 0].contiguous(), right=True)]
+        if op.kind == "adapt":
+            return adapted(x[0], x[1], *w[0])
         if op.kind == "constant":
             return w[0]
         if op.kind == "class":

@@ -49,8 +49,9 @@ FILL_HERE, COPY_HERE, DENSE_HERE = (CODES[k] for k in ("fill here", "copy here",
 FILL_CYCLE = CODES["fill cycle"]
 LOGISTICS, LOGISTIC_OF, MIX = CODES["logistics"], CODES["logistic of"], CODES["mix"]
 ATTEND_NEAR = CODES["attend near"]
-LOGISTICS_WITHIN = CODES["logistics within"]
+LOGISTICS_WITHIN, BINS, ADAPT = CODES["logistics within"], CODES["bins"], CODES["adapt"]
 LOG_SOFTMAX, REWEIGH, BLEND = CODES["log softmax"], CODES["reweigh"], CODES["blend"]
+AHEAD = CODES["ahead"]
 ONCE, FRAME, BACK, ROW, PIXEL, CHANNEL = range(6)  # the clocks; then one more a channel, and "done"
 FRAMES, ROWS, COLUMNS, CHANNELS, SYMBOLS, LANES, SIZE = range(7)  # Tables.dims
 
@@ -279,6 +280,37 @@ def logistic_of(memory, x, y, count, levels, k):
     for j in range(count):
         w, mean, steep, gap = logistic(memory, x, j, count, step, WIDEST)
         memory[y + j] = w + log_mass(k, levels - 1, mean, steep, gap, step)
+
+
+@called
+def bins(memory, weights, x, y, n, table, stride, edges, count):
+    """y = the row of the table with the number of edges that are at most x."""
+    row = 0
+    for k in range(count):
+        row += 1 if weights[edges + k] <= memory[x] else 0
+    for i in range(U(n)):
+        memory[y + i] = weights[table + row * stride + i]
+
+
+@called
+def adapt(memory, x, d, y, taps, rate, small):
+    """y = w, h, p, e of a filter once the number at d came, x what they were; x may be y. All sums in order."""
+    energy, w, h, p = ZERO, y, y + taps, y + 2 * taps
+    for i in range(2 * taps + 2):
+        memory[y + i] = memory[x + i]
+    for i in range(taps):
+        energy += memory[h + i] * memory[h + i]
+    error = memory[d] - memory[p]
+    pull = (rate * error) / (small + energy)
+    for i in range(U(taps)):
+        memory[w + i] += pull * memory[h + i]
+    for i in range(taps - 1, 0, -1):
+        memory[h + i] = memory[h + i - 1]
+    memory[h] = memory[d]
+    expected = ZERO
+    for i in range(taps):
+        expected += memory[w + i] * memory[h + i]
+    memory[p], memory[p + 1] = expected, error
 
 
 @inlined
@@ -549,6 +581,10 @@ def run(tables, context, memory, group, o, rows, lane, frame, row, column, scrat
         k, apart = ops[o, at.K], ops[o, at.B]
         dense(memory, scratch.spots, count, k, ldx, rows, weights, w, apart, n, y, ldy, scratch.moved)
         return
+    if kind == AHEAD:
+        if column % ops[o, at.A] == 0:
+            ahead(tables, memory, group, o, column, scratch)
+        return
     x, ldx, z, ldz = 0, 0, 0, 0
     if count > 0:
         x, ldx = find(tables, first, column) + group, reads[first, at.LINE]
@@ -583,6 +619,39 @@ def run(tables, context, memory, group, o, rows, lane, frame, row, column, scrat
 
 
 @called
+def ahead(tables, memory, group, o, column, scratch):
+    """A product of what is known early, for some columns from this one on, in all lanes: they lie one after another.
+
+    It begins with the bias (1), with a value (2), or goes on (0).
+    """
+    ops, reads, lanes = tables.ops, tables.reads, tables.dims[LANES]
+    first, count, n, apart = ops[o, at.IN], ops[o, at.COUNT], ops[o, at.N], ops[o, at.B]
+    y, line = find(tables, ops[o, at.OUT], column) + group, reads[ops[o, at.OUT], at.LINE]
+    columns = min(ops[o, at.A], tables.dims[COLUMNS] - column)
+    for i in range(columns):
+        to = y + i * lanes * line
+        if ops[o, at.C] == 1:
+            fill(memory, tables.weights, ops[o, at.BIAS], to, line, lanes, n)
+        elif ops[o, at.C] == 2:
+            start = find(tables, first + count, column + i) + group
+            duplicate(memory, start, reads[first + count, at.LINE], to, line, lanes, n)
+    done = 0
+    while done < columns:
+        alike = columns - done  # until one of the inputs is at the end of its ring
+        for s in range(count):
+            scratch.spots[s] = find(tables, first + s, column + done) + group
+            shifted, mask = column + done + reads[first + s, at.COLUMN], reads[first + s, at.MASK]
+            if mask != -1:
+                alike = min(alike, mask + 1 - (shifted & mask))
+        k, w, ldx = ops[o, at.K], ops[o, at.WEIGHT], reads[first, at.LINE]
+        to, rows = y + done * lanes * line, alike * lanes
+        dense(
+            memory, scratch.spots, count, k, ldx, rows, tables.weights, w, apart, n, to, line, scratch.moved
+        )
+        done += alike
+
+
+@called
 def run_here(tables, memory, o, rows, pixel, x, ldx, y, ldy):
     """What belongs to the pixel: a row of the weights, or a part of a value."""
     n, kind = tables.ops[o, at.N], tables.ops[o, at.KIND]
@@ -610,6 +679,10 @@ def run_rare(
             logistics(memory, x + i * ldx, to, ops[o, at.K], n)
         elif kind == LOGISTICS_WITHIN:
             logistics_within(memory, x + i * ldx, to, ops[o, at.K], n)
+        elif kind == BINS:
+            bins(memory, weights, x + i * ldx, to, n, w, ops[o, at.A], b, ops[o, at.K])
+        elif kind == ADAPT:
+            adapt(memory, x + i * ldx, z + i * ldz, to, (n - 2) // 2, weights[w], weights[w + 1])
         elif kind == LOGISTIC_OF:
             k = np.int64(context.symbols[lane + i, pixel * dims[CHANNELS] + ops[o, at.D]])
             logistic_of(memory, x + i * ldx, to, n, dims[SYMBOLS], k)

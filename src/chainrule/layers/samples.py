@@ -8,6 +8,7 @@ B batch, T time, K levels of a symbol, d width, J logistics, P samples that a pr
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,8 +16,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from chainrule.engine.device import log_mass_between, log_mass_within
+from chainrule.layers.adaptive import SMALL, at_rest, predictions
 from chainrule.model import pick
 
+CODES = 255  # of mu-law: -127 to 127
+EDGES = [math.copysign(math.expm1((abs(k + 0.5)) / 127 * math.log(256)) / 255, k + 0.5) for k in range(-127, 127)]
 LOUDEST = 4096.0  # by how much at most a sample is multiplied before tanh, at the start
 MIDDLE = (
     6.5  # log scales of logistics lie within -13..0: from a tenth of a level of 65,536 to the whole range
@@ -71,38 +75,72 @@ class Tables(nn.Module):
 
 
 class Waves(nn.Module):
-    """The last P samples of two bytes as numbers y from -1 to 1: h = W_2 tanh(e^g ⊙ (W_1 y) + b_1) + b_2.
+    """What is known of the samples before a position, of two bytes each, taken as numbers y from -1 to 1.
 
-    The gains g begin from 1 to `LOUDEST`: some numbers tell loud samples apart, others the softest ones.
+        q = y_{t-1}, y_{t-1} - y_{t-2}, ..., y_{t-P+1} - y_{t-P}
+        h = W_2 (tanh(e^g ⊙ W_1 (q, p, e) + b_1), 1) + b_2 + E_1[code of y_{t-1}] + E_2[code of y_{t-2}]
+
+    p is what adaptive filters expect of y_t - y_{t-1}, e by how much they were wrong the last time (`adaptive`), the code
+    that of mu-law, and the 1 stands where there is a sample. Differences are less alike than the samples themselves, so
+    what is made of them is learned sooner. The gains g begin from 1 to `LOUDEST`: some numbers tell loud samples apart,
+    others the softest ones.
     """
 
-    def __init__(self, symbols: int, width: int, order: int):
+    def __init__(self, symbols: int, width: int, order: int, filters: Sequence[int], rate: float):
         super().__init__()
-        self.symbols, self.order, self.past, self.held = symbols, order, order - 1, order - 1
-        self.see, self.tell = nn.Linear(order, 2 * width), nn.Linear(2 * width, width)
+        self.symbols, self.order, self.filters, self.rate = symbols, order, list(filters), rate
+        self.past = order - 1
+        self.held = order + sum(2 * taps + 2 for taps in filters)
+        self.see, self.tell = nn.Linear(order + 2 * len(filters), 2 * width), nn.Linear(2 * width + 1, width)
         self.gain = nn.Parameter(torch.linspace(0, math.log(LOUDEST), 2 * width))
+        self.rows = nn.Embedding(2 * CODES, width)
 
     def rest(self, like: Tensor) -> Tensor:
-        """The samples before the first (B, held): silence."""
-        return like.new_zeros(len(like), self.held)
+        """The state before the first sample (B, held): P samples of silence, and filters that have seen nothing."""
+        return torch.cat([like.new_zeros(len(like), self.order), *(at_rest(like, n) for n in self.filters)], 1)
 
     def forward(self, codes: Tensor, past: Tensor, texts: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """codes (B, T), past (B, held) -> (B, T, d); the samples before each position (B, T, P); the new past."""
+        """codes (B, T), past (B, held) -> (B, T, d); (q, p, e) of each position (B, T, P + 2 F); the new past."""
+        there = codes != self.symbols**2
         y = numbers_of(codes, self.symbols, past)
-        seen, after = with_past(past, y, texts, 0.0, self.order)
+        seen, after = with_past(past[:, : self.order], y, texts, 0.0, self.order + 1)
+        steps = seen.diff(dim=-1).flip(-1)  # (B, T, P)
+        states, expected, errors = [after], [], []
+        for taps, state in zip(self.filters, self._states(past), strict=True):
+            p, e, after = predictions(steps[..., 0], ~there, state, self.rate)
+            states, expected, errors = [*states, after], [*expected, p], [*errors, e]
+        z = torch.cat([seen[..., -1:], steps[..., :-1], *(x[..., None] for x in (*expected, *errors))], -1)
         with torch.autocast(codes.device.type, enabled=False):
-            h = torch.tanh(F.linear(seen, self.see.weight * self.gain.exp()[:, None], self.see.bias))
-        return half(self.tell(h)), seen, after
+            h = torch.tanh(F.linear(z, self.see.weight * self.gain.exp()[:, None], self.see.bias))
+            h = torch.cat([h, there[..., None].to(h)], -1)
+        last = torch.stack([seen[..., -1], seen[..., -2]], -1)
+        h = self.tell(h) + self.rows(bins(last) + torch.tensor([0, CODES], device=last.device)).sum(2)
+        return half(h), z, torch.cat(states, 1)
+
+    def _states(self, past: Tensor) -> Sequence[Tensor]:
+        """Those of the filters."""
+        return past[:, self.order :].split([2 * taps + 2 for taps in self.filters], 1) if self.filters else ()
 
     def program(self, p):
         """The same in a step program."""
         k = self.symbols
-        steps = [[2 / (k - 1)], [2 / (k * (k - 1))]]
-        y = p.dense(p.levels(1.0, 0.0), weight=steps, bias=[-1 - 1 / k])
-        seen = p.concat(*(p.at(y, columns=-i) for i in range(self.order, 0, -1)), clock="pixel")
+        y = p.dense(p.levels(1.0, 0.0), weight=[[2 / (k - 1)], [2 / (k * (k - 1))]], bias=[-1 - 1 / k])
+        there = p.constant([1.0], clock="done")
+        step = p.add(y, p.multiply(p.at(y, columns=-1), p.constant([-1.0])))
+        steps = [p.at(step, columns=-i) for i in range(1, self.order)]
+        found = [p.adaptive(p.at(step, columns=-1), taps, self.rate, SMALL) for taps in self.filters]
+        z = p.concat(p.at(y, columns=-1), *steps, *(f[:1] for f in found), *(f[1:] for f in found), clock="pixel")
         weight = self.see.weight * self.gain.exp()[:, None]
-        h = p.pointwise("tanh", p.dense(seen, weight=weight.T, bias=self.see.bias))
-        return p.dense(h, weight=self.tell.weight.T, bias=self.tell.bias), seen
+        h = p.pointwise("tanh", p.dense(z, weight=weight.T, bias=self.see.bias))
+        h = p.dense(h, p.at(there, columns=-1), weight=self.tell.weight.T, bias=self.tell.bias)
+        for i, table in enumerate(self.rows.weight.split(CODES)):
+            h = p.add(h, p.bins(p.at(y, columns=-1 - i), EDGES, table))
+        return h, z
+
+
+def bins(y: Tensor) -> Tensor:
+    """Which code of mu-law, 0 to 254, numbers from -1 to 1 have."""
+    return torch.bucketize(y, torch.tensor(EDGES, dtype=y.dtype, device=y.device), right=True)
 
 
 def numbers_of(codes: Tensor, symbols: int, like: Tensor) -> Tensor:
@@ -141,28 +179,29 @@ class Levels(nn.Module):
 class Bytes(nn.Module):
     """A mixture of J logistics over the K² levels of a sample of two bytes, around a prediction from the last P.
 
-        ŷ = y_{t-1} + Σ_i (a_i + c_i) q_i,    q = y_{t-1}, y_{t-1} - y_{t-2}, ..., y_{t-P+1} - y_{t-P}
-        μ_j = ŷ + s_j o_j
+        ŷ = y_{t-1} + Σ_i (a_i + c_i) z_i,    μ_j = ŷ + s_j o_j
         p(level) = Σ_j π_j mass_j(level) / Σ_j π_j mass_j(all levels)
 
-    where the network gives c, o, π and log s of each sample, and a is learned: a linear prediction as in lossless sound
-    coders, whose coefficients follow the signal. (They are those of differences because these are nearly as large and
-    less alike than the samples themselves, so that they are learned sooner.) The high byte has the masses of K levels each; given it, the low one
-    those of the K levels within: no level's mass reaches beyond its edges (Salimans et al. 2017 give the outermost
-    what lies beyond).
+    where the network gives c, o, π and log s of each sample, a is learned, and z = (q, p, e) of `Waves`: a linear
+    prediction as in lossless sound coders, whose coefficients follow the signal, and what adaptive filters add to it. The
+    high byte has the masses of K levels each; given it, the low one those of the K levels within: no level's mass reaches beyond its edges (Salimans et al. 2017 give the
+    outermost what lies beyond).
     """
 
-    def __init__(self, skip: int, symbols: int, mixtures: int, order: int):
+    def __init__(self, skip: int, symbols: int, mixtures: int, order: int, filters: int):
         super().__init__()
-        self.symbols, self.mixtures, self.order = symbols, mixtures, order
-        self.out = nn.Linear(skip, 3 * mixtures + order)
-        self.a = nn.Parameter(torch.zeros(order))
+        self.symbols, self.mixtures, self.inputs = symbols, mixtures, order + 2 * filters
+        self.out = nn.Linear(skip, 3 * mixtures + self.inputs)
+        mean_of_filters = [0.0] * order + [1 / max(1, filters)] * filters + [0.0] * filters
+        self.a = nn.Parameter(torch.tensor(mean_of_filters))
         nn.init.normal_(self.out.weight, std=0.02)
-        nn.init.zeros_(self.out.bias)
+        spread = torch.linspace(-0.3, 0.5, mixtures).atanh() if mixtures > 1 else torch.zeros(1)
+        with torch.no_grad():
+            self.out.bias.zero_()[2 * mixtures : 3 * mixtures] = spread
 
-    def forward(self, v: Tensor, seen: Tensor, x: Tensor) -> Tensor:
-        """v (B, T, skip), seen (B, T, P), samples x (B, T, 2) -> (B, T, 2, K)."""
-        weights, mean, scale = self._mixture(v, seen)
+    def forward(self, v: Tensor, z: Tensor, x: Tensor) -> Tensor:
+        """v (B, T, skip), z (B, T, n), samples x (B, T, 2) -> (B, T, 2, K)."""
+        weights, mean, scale = self._mixture(v, z)
         levels = torch.arange(self.symbols, device=v.device)[:, None]  # (K, 1)
         high, low = (
             (m[..., None, :], s[..., None, :]) for m, s in ((mean, scale), self._low(mean, scale, x))
@@ -170,9 +209,9 @@ class Bytes(nn.Module):
         masses = [log_mass_within(levels, *part, self.symbols) for part in (high, low)]  # (B, T, K, J)
         return torch.stack([(weights[..., None, :] + mass).logsumexp(-1) for mass in masses], -2)
 
-    def log_probs(self, v: Tensor, seen: Tensor, x: Tensor) -> Tensor:
+    def log_probs(self, v: Tensor, z: Tensor, x: Tensor) -> Tensor:
         """log p of both bytes of samples x (B, T, 2), the low one given the high one."""
-        weights, mean, scale = self._mixture(v, seen)
+        weights, mean, scale = self._mixture(v, z)
         edge = 1 + 1 / (self.symbols - 1)
         everything = (weights + log_mass_between(-edge, edge, mean, scale)).logsumexp(-1)
         high = (weights + log_mass_within(x[..., :1], mean, scale, self.symbols)).logsumexp(-1)
@@ -180,21 +219,19 @@ class Bytes(nn.Module):
         both = (weights + mass).logsumexp(-1)
         return torch.stack([high - everything, both - high], -1).double()
 
-    def loss(self, v: Tensor, seen: Tensor, x: Tensor) -> Tensor:
+    def loss(self, v: Tensor, z: Tensor, x: Tensor) -> Tensor:
         """The mean -log p of a symbol: of a sample half of it."""
-        weights, mean, scale = self._mixture(v, seen)
+        weights, mean, scale = self._mixture(v, z)
         edge = 1 + 1 / (self.symbols - 1)
         everything = (weights + log_mass_between(-edge, edge, mean, scale)).logsumexp(-1)
         mass = log_mass_within(x[..., 1:], *self._low(mean, scale, x), self.symbols)
         return (everything - (weights + mass).logsumexp(-1)).mean() / 2
 
-    def _mixture(self, v: Tensor, seen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Log weights, means and log scales, each (B, T, J), where the high byte k has its middle at 2 k / (K - 1) - 1."""
+    def _mixture(self, v: Tensor, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Log weights, means and log scales, each (B, T, J); the high byte k has its middle at 2 k / (K - 1) - 1."""
         with torch.autocast(v.device.type, enabled=False):
-            weights, offsets, scale, c = self.out(v.to(self.a)).split([*[self.mixtures] * 3, self.order], -1)
-            last = seen[..., -1:]
-            q = torch.cat([last, seen.diff(dim=-1)], -1)
-            predicted = last + ((self.a + c) * q).sum(-1, keepdim=True)
+            weights, offsets, scale, c = self.out(v.to(self.a)).split([*[self.mixtures] * 3, self.inputs], -1)
+            predicted = z[..., :1] + ((self.a + c) * z).sum(-1, keepdim=True)
             scale = MIDDLE * torch.tanh(scale) - MIDDLE
             return weights, predicted + scale.exp() * offsets, scale
 
@@ -204,18 +241,16 @@ class Bytes(nn.Module):
         middle = x[..., :1].to(mean) * (2 / (k - 1)) - 1
         return k * (mean - middle), scale + math.log(k)
 
-    def program(self, p, v, seen):
+    def program(self, p, v, z):
         """The logits of both bytes."""
         k, j = self.symbols, self.mixtures
         said = p.dense(v, weight=self.out.weight.T, bias=self.out.bias)
         weights, offsets, scale, c = said[:j], said[j : 2 * j], said[2 * j : 3 * j], said[3 * j :]
         scaled = p.multiply(p.pointwise("tanh", scale), p.constant(torch.full((j,), MIDDLE)))
         scale = p.add(scaled, p.constant(torch.full((j,), -MIDDLE)))
-        last, minus = seen[self.order - 1 :], p.constant(-torch.ones(self.order - 1))
-        q = p.concat(last, p.add(seen[1:], p.multiply(seen[: self.order - 1], minus)))
-        terms = p.multiply(p.add(c, p.constant(self.a)), q)
+        terms = p.multiply(p.add(c, p.constant(self.a)), z)
         moved = p.multiply(p.pointwise("exp", scale), offsets)
-        mean = p.dense(last, terms, weight=torch.ones(self.order + 1, j), onto=moved)
+        mean = p.dense(z[:1], terms, weight=torch.ones(self.inputs + 1, j), onto=moved)
         high = p.logistics(p.concat(weights, mean, scale), within=True)
         middles = -k * (torch.arange(k) * (2 / (k - 1)) - 1)
         when = {"clock": "channel 1"}

@@ -22,7 +22,7 @@ import torch
 from scipy.sparse import issparse
 
 from chainrule import store
-from chainrule.data import BYTES, Dataset, draw, load, train_holdout
+from chainrule.data import BYTES, Dataset, draw, load, train_holdout, unit_of
 from chainrule.encoding import told_of
 from chainrule.errors import ChainruleError
 from chainrule.model import Chain, Code
@@ -143,8 +143,8 @@ class Subject:
 
     @property
     def unit(self) -> str:
-        """What bits are counted by: a text's symbols are bytes."""
-        return "bits/byte" if self.run.info.get("kind") == "text" else "bits/dim"
+        """What bits are counted by."""
+        return unit_of(self.run.info.get("kind"))
 
     @property
     def classes(self) -> list[str]:
@@ -510,7 +510,9 @@ def held_out(info: dict[str, Any]) -> str:
     """The score that the training ended with."""
     held, kind = info.get("held_out"), "exact for their tokens" if "tokens" in info else "exact"
     return (
-        f"{held['items']:,} items, {held['bits_per_dim']:.4f} bits/dim ({kind}, all of them)" if held else ""
+        f"{held['items']:,} items, {held['bits_per_dim']:.4f} {unit_of(info.get('kind'))} ({kind}, all of them)"
+        if held
+        else ""
     )
 
 
@@ -524,7 +526,7 @@ def fit_command(run: Run) -> str:
         **(info.get("budget") or {}),
         **({k: training.get(k) for k in ("batch", "lr")} if chain else {}),
         **{k: info.get(k) for k in ("seed", "holdout", "threads")},
-        **{k: reading.get(k) for k in ("patches", "count")},
+        **{k: reading.get(k) for k in ("patches", "count", "bits", "rate")},
         "source": reading.get("sources"),
         "start": (info.get("start") or {}).get("from"),
         "tokens": None if "start" in info else (info.get("tokens") or {}).get("given"),

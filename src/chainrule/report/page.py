@@ -89,6 +89,11 @@ pre.surprise i { cursor: default; }
 .maps img { min-width: 0; flex: 0 1 auto; height: auto; align-self: flex-start; }
 .maps .map { outline: 1px solid var(--line); }
 .maps b { color: var(--ink); font-variant-numeric: tabular-nums; }
+.sounds { display: grid; gap: 1.2rem 1.6rem; grid-template-columns: repeat(auto-fill, minmax(min(100%, 24rem), 1fr)); }
+.sounds figure { margin: 0; min-width: 0; }
+.sounds figcaption { padding: 0 0 .35rem; }
+.sounds b { color: var(--ink); font-variant-numeric: tabular-nums; }
+audio { display: block; width: 100%; max-width: 34rem; height: 2.6rem; margin-bottom: .4rem; }
 h3 { font-size: .95rem; font-weight: 600; margin: 1rem 0 .4rem; }
 footer { color: var(--soft); font-size: .88rem; padding-bottom: 3rem; }
 @media print { section, .numbers div { break-inside: avoid; } body { background: none; } }
@@ -200,9 +205,19 @@ def figure(image: Image.Image, alt: str, caption: str = "") -> str:
 
 def drawing(svg: str, alt: str, caption: str = "") -> str:
     """An SVG picture with its caption."""
+    return f'<figure class="wide">{vector(svg, alt)}{caption_of(caption)}</figure>'
+
+
+def vector(svg: str, alt: str) -> str:
+    """An SVG picture inside the page."""
     data = base64.b64encode(svg.encode()).decode()
-    image = f'<img class="drawing" alt="{text(alt)}" src="data:image/svg+xml;base64,{data}">'
-    return f'<figure class="wide">{image}{caption_of(caption)}</figure>'
+    return f'<img class="drawing" alt="{text(alt)}" src="data:image/svg+xml;base64,{data}">'
+
+
+def player(file: bytes) -> str:
+    """A .wav file inside the page, with what it takes to hear it."""
+    data = base64.b64encode(file).decode()
+    return f'<audio controls preload="metadata" src="data:audio/wav;base64,{data}"></audio>'
 
 
 def caption_of(caption: str) -> str:

@@ -16,9 +16,10 @@ import numpy as np
 from PIL import Image
 
 from chainrule import plots, store
+from chainrule.console import COUNTED
 from chainrule.data import BYTES, Dataset
 from chainrule.models import TABLE, Run
-from chainrule.report import sections
+from chainrule.report import heard, sections
 from chainrule.report.page import (
     BLUE,
     DEPTHS,
@@ -38,6 +39,7 @@ from chainrule.verbs.score import Scores
 ROOM = 1 << 15  # bytes of text that are shown of beginnings, all texts together
 TEXTS = 8  # whose beginnings are shown, at most
 PASSAGES, PASSAGE = 12, 240  # the most surprising passages of all texts, and the bytes of each
+SOUNDS = 4  # most surprising recordings (of a single one: passages) that are shown, and as many least surprising ones
 IMAGES, PIXELS = 12, 1 << 20  # images shown with their maps, at most, and their pixels together
 ITEM = 144  # pixels across at which a small image is shown
 SIDE = 512  # pixels: larger images and maps are shown smaller
@@ -68,12 +70,14 @@ class Watch:
 
     def __init__(self, data: Dataset):
         self.data, self._coded = data.in_alphabet(BYTES), data  # texts in tokens are shown as bytes
-        self.most = min(len(data), TEXTS if data.kind == "text" else shown_images(data))
+        self.most = shown_at_most(data)
+        self.fewest = min(SOUNDS, len(data) // 2)  # least surprising sounds
         self._items: list[
-            tuple[float, int, Excerpt]
+            tuple[float, int, int, Excerpt]
         ] = []  # a heap: the least surprising that is kept comes first
         self._passages: list[tuple[float, int, int, Excerpt]] = []
-        self.course: np.ndarray | None = None  # bits a byte along the only text, by equal stretches
+        self._least: list[tuple[float, int, Excerpt]] = []  # the same of the least surprising sounds
+        self.course: np.ndarray | None = None  # bits along the only text or sound, as means of equal stretches
 
     def __call__(self, i: int, nats: np.ndarray) -> None:
         bits = nats / math.log(2)
@@ -81,6 +85,8 @@ class Watch:
             self._hear_text(
                 i, np.asarray(self.data.x[i]), self._coded.alphabet.shared(self._coded.x[i], bits)
             )
+        elif self.data.sound is not None:
+            self._hear_sound(i, bits if bits.ndim == 1 else bits.sum(1))
         elif self.data.kind == "image":
             self._keep(i, bits, Excerpt(i, 0, bits.sum(2)))  # bits a pixel (H, W)
 
@@ -94,16 +100,40 @@ class Watch:
             passage = Excerpt(i, start, bits[start:end].copy())
             push(self._passages, (float(passage.bits.mean()), -i, -start, passage), PASSAGES)
 
+    def _hear_sound(self, i: int, bits: np.ndarray) -> None:
+        """bits (T,) of samples: of a long recording the part is kept that is as surprising as it is."""
+        room = heard.room_of(self.data.sound.rate)  # type: ignore[union-attr]
+        if len(self.data) == 1 and len(bits) > room:
+            self.course = plots.thinned(bits, STRETCHES)
+            for first in surprising(bits, self.most, room):
+                passage = Excerpt(i, first, bits[first : first + room].copy())
+                self._keep(i, passage.bits, passage)
+            return
+        for sign, heap, most in ((1.0, self._items, self.most), (-1.0, self._least, self.fewest)):
+            (first,) = surprising(sign * bits, 1, room)
+            part = Excerpt(i, first, bits[first : first + room].copy())
+            push(heap, (sign * float(bits.mean() if len(bits) else 0.0), -i, -first, part), most)
+
     def _keep(self, i: int, bits: np.ndarray, excerpt: Excerpt) -> None:
-        push(self._items, (float(bits.sum() / max(1, bits.size)), -i, excerpt), self.most)
+        entry = float(bits.sum() / max(1, bits.size)), -i, -excerpt.start, excerpt
+        push(self._items, entry, self.most)
 
     def beginnings(self) -> list[Excerpt]:
-        """The beginnings of the most surprising texts, or the maps of the most surprising images, these first."""
-        return [excerpt for *_, excerpt in sorted(self._items, key=lambda kept: kept[:2], reverse=True)]
+        """Of the most surprising items, these first: beginnings of texts, maps of images, parts of sounds."""
+        return in_order(self._items)
+
+    def least(self) -> list[Excerpt]:
+        """Parts of the least surprising sounds, these first."""
+        return in_order(self._least)
 
     def passages(self) -> list[Excerpt]:
         """The most surprising passages of all texts, these first; no two of them overlap."""
-        return [excerpt for *_, excerpt in sorted(self._passages, key=lambda kept: kept[:3], reverse=True)]
+        return in_order(self._passages)
+
+
+def in_order(heap: list[tuple[float, int, int, Excerpt]]) -> list[Excerpt]:
+    """What a heap holds, the largest first."""
+    return [excerpt for *_, excerpt in sorted(heap, key=lambda kept: kept[:3], reverse=True)]
 
 
 def push(heap: list, entry: tuple, most: int) -> None:
@@ -111,6 +141,13 @@ def push(heap: list, entry: tuple, most: int) -> None:
     heapq.heappush(heap, entry)
     if len(heap) > most:
         heapq.heappop(heap)
+
+
+def shown_at_most(data: Dataset) -> int:
+    """How many items are shown symbol by symbol."""
+    if data.sound is not None:
+        return SOUNDS if len(data) == 1 else min(SOUNDS, (len(data) + 1) // 2)
+    return min(len(data), TEXTS if data.kind == "text" else shown_images(data))
 
 
 def shown_images(data: Dataset) -> int:
@@ -164,7 +201,7 @@ def whole_characters(symbols: np.ndarray, start: int, end: int) -> tuple[int, in
 
 def surprise_page(run: Run, data: Dataset, scores: Scores, watch: Watch, command: Sequence[str]) -> str:
     """The page, HTML. `watch` has heard the scoring that gave `scores`; `command` is what was typed."""
-    unit = "bits/byte" if data.kind == "text" else "bits/dim"
+    unit = scores.unit
     title = f"{data.source or 'Data'}, as {run.info['model']} sees it"
     data = watch.data
     lead = (
@@ -173,7 +210,7 @@ def surprise_page(run: Run, data: Dataset, scores: Scores, watch: Watch, command
     )
     if scores.tokens is not None:
         lead += " The bits of a token are divided evenly among its bytes."
-    cards = {"text": text_cards, "image": image_cards}.get(data.kind, other_cards)
+    cards = {"text": text_cards, "image": image_cards, "sound": sound_cards}.get(data.kind, other_cards)
     every = [*cards(data, scores, watch), *common_cards(run, data, scores, unit, command)]
     return page(title, every, lead, numbers(data, scores, unit))
 
@@ -186,8 +223,8 @@ def exactness(scores: Scores) -> str:
 def numbers(data: Dataset, scores: Scores, unit: str) -> dict[str, str]:
     """What stands large at the top."""
     bits, symbols = scores.nats.sum() / math.log(2), int(scores.symbols.sum())
-    what = "bytes" if data.kind == "text" else "symbols"
-    kind = {"text": "text", "image": "image"}.get(data.kind, "item")
+    what = COUNTED.get(unit, "symbols")
+    kind = {"text": "text", "image": "image", "sound": "recording"}.get(data.kind, "item")
     found = {
         "the whole": f"{scores.bits_per_dim:.4f} {unit}, {exactness(scores)}",
         "scored": f"{symbols:,} {what} in {len(data):,} {kind}{'s' * (len(data) != 1)}",
@@ -354,6 +391,51 @@ def heat_map(bits: np.ndarray, most: float) -> np.ndarray:
     return heat
 
 
+def sound_cards(data: Dataset, scores: Scores, watch: Watch) -> Iterator[str]:
+    """The most and the least surprising recordings; of a long one alone its course and passages."""
+    if data.sound is None:
+        return
+    yield section("How to read the pictures", heard.legend(data.sound.rate, surprise=True))
+    if watch.course is not None:
+        yield course_of_sound(watch.course, int(scores.symbols[0]), data.sound.rate)
+        yield sounds_card("Most surprising passages", data, scores, watch.beginnings())
+        return
+    most, least = watch.beginnings(), watch.least()
+    yield sounds_card("Most surprising" if len(data) > 1 else "The recording", data, scores, most)
+    if least:
+        yield sounds_card("Least surprising", data, scores, least)
+    if left := len(data) - len(most) - len(least):
+        yield sections.note_section("Left out", f"{left:,} recordings between these are not shown.")
+
+
+def sounds_card(heading: str, data: Dataset, scores: Scores, parts: Sequence[Excerpt]) -> str:
+    """Recordings, or parts of them, each with its bits over time."""
+    return heard.sounds_section(heading, "", [sound_of(data, scores, part) for part in parts])
+
+
+def sound_of(data: Dataset, scores: Scores, part: Excerpt) -> heard.Heard:
+    """A recording, or a part of it, with the bits of its samples."""
+    assert data.sound is not None
+    whole, count = np.asarray(data.x[part.item]), len(part.bits)
+    samples = data.sound.samples(whole[part.start : part.start + count])
+    rate, name = data.sound.rate, str(scores.names[part.item])
+    number, left = f"{float(scores.each()[part.item]):.3f}", (len(whole) - count) / rate
+    return heard.Heard(samples, rate, name, number, part.bits, 0, part.start / rate, left)
+
+
+def course_of_sound(course: np.ndarray, length: int, rate: int) -> str:
+    """How surprise runs along a long recording of so many samples."""
+    middle = (np.arange(len(course)) + 0.5) * length / rate / len(course)
+    return section(
+        "Along the recording",
+        drawing(
+            plots.curve({"surprise": (middle.tolist(), course.tolist())}, "second", "bits/sample", top=1),
+            f"Bits/sample along {length / rate:,.0f} seconds",
+        ),
+        paragraph(f"The means of stretches of {length / rate / len(course):,.2f} seconds.", "note"),
+    )
+
+
 def other_cards(data: Dataset, scores: Scores, watch: Watch) -> Iterator[str]:
     """Arrays have no picture."""
     yield from ()
@@ -389,5 +471,5 @@ def items_section(data: Dataset, scores: Scores, unit: str) -> str:
     return (half if len(data) >= MANY else section)(
         "Most surprising items",
         paragraph(f"{len(rows):,} items{more}.", "note"),
-        table(rows, ["item", "symbols", unit, "bits"]),
+        table(rows, ["item", COUNTED.get(unit, "symbols"), unit, "bits"]),
     )

@@ -122,12 +122,12 @@ def items(events: Events, bits: np.ndarray, names: Sequence[str], levels: int, i
 
 
 def scores_section(bits: np.ndarray, total: float, what: str, unit: str = DIM, kind: str = "exact") -> str:
-    """How the bits/dim (N,) of items are spread. `total` is that of all together, `what` says which items."""
+    """How the bits (N,) of items, in `unit`, are spread. `total` is that of all together, `what` says which items."""
     return half(
         f"{unit.capitalize()} of each item",
         paragraph(f"{what}: {total:.4f} {unit} all together, {kind}, every item counted once."),
         drawing(
-            plots.histogram({"items": bits}, "bits/dim"), f"Histogram of the bits/dim of {len(bits)} items"
+            plots.histogram({"items": bits}, unit), f"Histogram of the {unit} of {len(bits)} items"
         ),
     )
 

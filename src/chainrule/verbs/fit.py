@@ -270,7 +270,7 @@ def describe(
         **({"start": {"from": str(begun.path), "sha256": store.sha256(begun.model, TABLE)}} if begun else {}),
         "data": data.source,
         **same_data(data),
-        **({} if data.sound is None else {"sound": asdict(data.sound)}),
+        **({} if data.sound is None else {"sound": asdict(data.sound), "length": median_length(data)}),
         "classes": list(seen.classes),
         "conditional": conditional,
         "holdout": holdout
@@ -284,6 +284,11 @@ def describe(
             "python": platform.python_version(),
         },
     }
+
+
+def median_length(data: Dataset) -> int:
+    """Samples of a recording in the middle of all, from the shortest to the longest."""
+    return int(np.median(data.dims())) if len(data) else 0
 
 
 def check_for_chains(name: str, **given: Any) -> None:

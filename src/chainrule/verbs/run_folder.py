@@ -205,7 +205,7 @@ class Log:
     """metrics.jsonl: a line every 20 steps. Lines beyond the checkpoint that is resumed are dropped.
 
     The loss of a chain is in nats a symbol and written in bits/dim; a symbol has `dims` of these on average, as a token
-    has several bytes. That of a code is whatever the code minimises. Of trainings that follow each other a line says
+    has several bytes, and a byte of a sound of 16 bits is half a sample. That of a code is whatever the code minimises. Of trainings that follow each other a line says
     which of them it is about, from 1 on.
     """
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from chainrule.data import BYTES, Dataset, padded
+from chainrule.data import BYTES, Dataset, padded, unit_of
 from chainrule.errors import ChainruleError
 from chainrule.model import Chain
 
@@ -25,20 +25,23 @@ class Scores:
 
     Attributes:
         nats: (N,) −log p(x) in nats.
-        symbols: (N,) symbols an item: the dimensions in bits/dim, channels included; of a text in tokens its bytes.
+        symbols: (N,) what bits are counted by (`Dataset.dims`): symbols, channels included; of a text its bytes, of a
+            sound its samples, also where these are two symbols each.
         names: N names.
         tokens: of texts in tokens how many each item has, (N,). The score is exact for these tokens, so an upper bound
             for the text: others spell the same bytes.
+        unit: "bits/dim", of texts "bits/byte", of sounds "bits/sample".
     """
 
     nats: np.ndarray
     symbols: np.ndarray
     names: Sequence[str]
     tokens: np.ndarray | None = None
+    unit: str = "bits/dim"
 
     @property
     def bits_per_dim(self) -> float:
-        """Bits a symbol (of a text in tokens a byte) over all items together: Σ bits / Σ symbols."""
+        """In `unit`, over all items together: Σ bits / Σ symbols."""
         total = int(self.symbols.sum())
         return float(self.nats.sum() / math.log(2) / total) if total else 0.0
 
@@ -48,7 +51,7 @@ class Scores:
         return float(self.nats.mean()) if len(self.nats) else 0.0
 
     def each(self) -> np.ndarray:
-        """(N,) bits/dim of every item; 0 for an empty one."""
+        """(N,) in `unit`, of every item; 0 for an empty one."""
         return self.nats / math.log(2) / np.maximum(self.symbols, 1)
 
 
@@ -91,7 +94,7 @@ def score(
             tick(done)
     names = list(data.names) or [str(i) for i in range(len(data))]
     tokens = None if data.alphabet is BYTES else data.lengths()
-    return Scores(nats, data.dims(), names, tokens)
+    return Scores(nats, data.dims(), names, tokens, unit_of(data.kind))
 
 
 def check_fits(chain: Chain, data: Dataset) -> None:
