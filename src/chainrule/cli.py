@@ -402,8 +402,10 @@ def compress(
     from chainrule import packing
 
     opened = open_run(run)
-    dataset = packing.recordings(opened, Path(data))
-    dataset = open_both(run, data)[1] if dataset is None else dataset
+    if opened.sound is None:
+        opened, dataset = open_both(run, data)
+    else:
+        dataset = packing.sounds(opened, data, classes=opened.info.get("classes") or False)
     packing.compress(opened, dataset, Path(data), out, not no_embed, force, json_)
 
 

@@ -4,28 +4,43 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from chainrule import console
-from chainrule.data import Dataset
+from chainrule.data import Dataset, load, unit_of
 from chainrule.data.files import ARRAYS
-from chainrule.data.wav import Recording, Whole, load_wavs
+from chainrule.data.wav import WaveFile, WholeFile, load_wavs
 from chainrule.models import Run, open_run
 from chainrule.verbs import compress as verb
 
 BLOCKS = {"model": "coded with the model", "lzma": "packed without it", "stored": "stored as they are"}
 
 
-def recordings(run: Run, source: Path) -> Dataset | None:
-    """The files at a path, for a model of sound: samples as they are, none resampled, no channels mixed; else None."""
-    if run.sound is None or not source.exists() or source.suffix.lower() in ARRAYS:
-        return None
-    data = load_wavs(source, run.sound, run.info.get("classes") or ())
-    console.passed_over(data)
-    whole = [(name, event.reason) for name, event in events_of(data).items() if isinstance(event, Whole)]
-    console.tell_of(whole, "kept whole")
+def sounds(run: Run, source: str, **reading: Any) -> Dataset:
+    """The sounds at a path or of a named set as they are: none is resampled, no channels are mixed.
+
+    Args:
+        run: its model is of sound.
+        reading: further arguments of `load`, for a named set, of which the test split is taken.
+    """
+    assert run.sound is not None
+    path = Path(source)
+    if path.exists() and path.suffix.lower() not in ARRAYS:
+        data = load_wavs(path, run.sound, run.info.get("classes") or ())
+        whole = [
+            (name, event.reason) for name, event in events_of(data).items() if isinstance(event, WholeFile)
+        ]
+        console.tell_of(data.skipped, "left out")
+        console.tell_of(whole, "kept whole")
+        return data
+    given = load(source, split="test", **reading)
+    data = given.heard(run.sound if given.sound is None else replace(given.sound, coding=run.sound.coding))
+    if given.sound is not None and given.sound.bits > run.sound.bits:
+        console.complain(
+            f"{source} has 16 bits a sample, the model 8: what is kept are their {run.sound.coding} codes"
+        )
     return data
 
 
@@ -50,49 +65,39 @@ def compress(run: Run, data: Dataset, source: Path, out: Path, embed: bool, forc
 def other_rates(run: Run, data: Dataset) -> dict[str, str]:
     """A line when recordings have other rates than those that the model learned from: exact they are all the same."""
     known = run.sound.rate if run.sound else 0
-    rates = [event.wav.rate for event in events_of(data).values() if isinstance(event, Recording)]
+    rates = [event.wav.rate for event in events_of(data).values() if isinstance(event, WaveFile)]
     if not (others := sorted({rate for rate in rates if rate != known})):
         return {}
     count, told = sum(rate != known for rate in rates), ", ".join(f"{rate:,}" for rate in others[:3])
     return {
-        "rates": f"{count:,} of {len(rates):,} recordings have {told} samples a second, the model learned from {known:,}: "
-        "they come back exactly, but a model of their rate makes them smaller"
+        "rates": f"{count:,} of {len(rates):,} recordings have {told} samples a second, the model learned from "
+        f"{known:,}: they come back exactly, and a model of their own rate would make them smaller"
     }
 
 
 def summary(report: verb.Report) -> dict[str, str]:
     """What compressing came to, for people."""
-    ratio = report.coded_bits / max(report.ideal_bits, 1) - 1
+    ratio, of_sound = report.coded_bits / max(report.ideal_bits, 1) - 1, report.unit == unit_of("sound")
+    each = f", {8 * report.xz_bytes / max(1, report.symbols):.4f} {report.unit}"
+    xz = "" if of_sound and report.files else each  # of these it has packed all bytes
     found = {
         "items": f"{report.items:,}"
         + (f", of which {report.files:,} as whole files" if report.files else ""),
-        "raw": f"{report.raw_bytes:,} bytes, {report.symbols:,} symbols",
+        "raw": f"{report.raw_bytes:,} bytes, {report.symbols:,} {'samples' if of_sound else 'symbols'}",
         "packed": f"{report.archive_bytes:,} bytes, of which {report.model_bytes:,} are the model",
-        "bits/dim": f"{report.bits_per_dim:.4f} without the model, {report.with_model:.4f} with it",
+        report.unit: f"{report.bits_per_dim:.4f} without the model, {report.with_model:.4f} with it",
         "coder": f"{ratio:.2%} above the {report.ideal_bits:,.0f} bits of −log₂ p (exact)"
         if report.coded_bits
         else "",
         "context rule": report.context_rule if report.coded_bits else "",
-        "xz": f"{report.xz_bytes:,} bytes, {8 * report.xz_bytes / max(1, report.symbols):.4f} bits/dim",
+        "xz": f"{report.xz_bytes:,} bytes{xz}",
         "break even": break_even(report),
         "blocks": ", ".join(
             f"{count:,} {BLOCKS[coding]}" for coding, count in report.blocks.items() if count
         ),
         "took": f"{report.seconds:,.1f} s",
     }
-    found |= summary_of_sound(report) if report.samples else {}
     return {key: value for key, value in found.items() if value}
-
-
-def summary_of_sound(report: verb.Report) -> dict[str, str]:
-    """What is told of sounds instead: bits a sample."""
-    each, model = report.bits_per_sample, 8 * report.model_bytes / report.samples
-    xz = "" if report.files else f", {8 * report.xz_bytes / report.samples:.4f} bits/sample"
-    return {
-        "raw": f"{report.raw_bytes:,} bytes, {report.samples:,} samples",
-        "bits/dim": f"{each:.4f} bits a sample without the model, {each + model:.4f} with it",
-        "xz": f"{report.xz_bytes:,} bytes{xz}",
-    }
 
 
 def break_even(report: verb.Report) -> str:

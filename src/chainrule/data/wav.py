@@ -193,7 +193,7 @@ def absolute(head: bytes, data: int, tail: int) -> bytes:
 
 
 @dataclass(frozen=True)
-class Recording:
+class WaveFile:
     """The samples of a WAVE file as an event (T,) or (T, 2), one channel after another, read when they are needed."""
 
     path: Path
@@ -227,7 +227,7 @@ class Recording:
 
 
 @dataclass(frozen=True)
-class Whole:
+class WholeFile:
     """A file that is kept as it is: its bytes (n,), and why."""
 
     path: Path
@@ -263,12 +263,12 @@ def stretch(path: Path, begin: int, size: int) -> bytes:
 
 
 def load_wavs(path: Path, sound: Sound, classes: Sequence[str] = ()) -> Dataset:
-    """The WAVE file at `path`, or all files below it, exactly: what a model of `sound` can code as `Recording`.
+    """The WAVE file at `path`, or all files below it, exactly: what a model of `sound` can code as `WaveFile`.
 
-    Every other file is a `Whole`. The rates of the files may be others than that of `sound`.
+    Every other file is a `WholeFile`. The rates of the files may be others than that of `sound`.
 
     Args:
-        classes: the model's: then the first folder of each name is its class, and what has none is a `Whole`.
+        classes: the model's: then the first folder of each name is its class, and what has none is a `WholeFile`.
 
     Raises:
         ChainruleError: there is no file that the model can code; the line says why of the first.
@@ -282,7 +282,7 @@ def load_wavs(path: Path, sound: Sound, classes: Sequence[str] = ()) -> Dataset:
             events[name] = event_of(name, file, sound, classes)
         except ChainruleError as error:
             skipped.append((name, str(error).removeprefix(name).strip()))
-    if not any(isinstance(event, Recording) for event in events.values()):
+    if not any(isinstance(event, WaveFile) for event in events.values()):
         raise ChainruleError(nothing(source, events, skipped, folder))
     context = None
     if classes:
@@ -294,7 +294,7 @@ def load_wavs(path: Path, sound: Sound, classes: Sequence[str] = ()) -> Dataset:
     )  # fmt: skip
 
 
-def event_of(name: str, path: Path, sound: Sound, classes: Sequence[str]) -> Recording | Whole:
+def event_of(name: str, path: Path, sound: Sound, classes: Sequence[str]) -> WaveFile | WholeFile:
     """A file as what can be made of it."""
     size = file_size(path, name)
     with reading(name), path.open("rb") as file:
@@ -302,7 +302,7 @@ def event_of(name: str, path: Path, sound: Sound, classes: Sequence[str]) -> Rec
     reason = "is no WAVE file of 8 or 16 bits" if wav is None else misfit(wav, sound)
     if not reason and classes and name.partition("/")[0] not in classes:
         reason = f"is in no folder named after a class, such as {classes[0]}"
-    return Whole(path, size, reason) if reason or wav is None else Recording(path, wav)
+    return WholeFile(path, size, reason) if reason or wav is None else WaveFile(path, wav)
 
 
 TOLD = {

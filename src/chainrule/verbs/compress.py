@@ -37,15 +37,15 @@ from chainrule.archive import (
     packed,
     squeeze,
 )
-from chainrule.data import BYTES, Alphabet, Dataset
+from chainrule.data import BYTES, Alphabet, Dataset, unit_of
 from chainrule.data.alphabets import Tokens
 from chainrule.engine.strict import in_threads
 from chainrule.errors import ChainruleError
 from chainrule.model import Chain
 from chainrule.verbs.coders import CODER, Coder, coder_of
 from chainrule.verbs.lanes import Lanes, Meter, lanes_of
-from chainrule.verbs.recordings import Recordings
 from chainrule.verbs.score import check_fits
+from chainrule.verbs.sounds import Sounds
 from chainrule.verbs.sources import Events, Source
 from chainrule.verbs.unpack import decoded, decompress, extract, verify
 
@@ -65,11 +65,12 @@ class Report:
     """What compressing came to.
 
     Attributes:
-        items, symbols: of the data set; of texts in tokens, and of files of sound, their bytes.
-        raw_bytes: the symbols at one byte each, two above 256 levels.
+        items, symbols: of the data set; of texts in tokens their bytes, of sounds their samples, of all channels.
+        raw_bytes: the symbols at one byte each, two above 256 levels; of files of sound all their bytes.
         archive_bytes: the file; model_bytes: of which the embedded model, with the table of its tokens; payload_bytes:
             of which all blocks.
-        bits_per_dim: bits a symbol without the model; with_model: with it.
+        bits_per_dim: bits a symbol without the model; with_model: with it. Of sounds without the files that were kept
+            whole.
         blocks: how many blocks the model coded, and how many are packed or stored without it.
         files: items of which the source file was kept whole.
         ideal_bits: −log₂ p of everything that the model coded, exact in the arithmetic that coded it.
@@ -78,8 +79,7 @@ class Report:
         xz_bytes: xz (preset 6) of all raw symbols in one stream: the alternative without a model.
         break_even: items from which on the archive with its model is smaller than xz, or None.
         seconds: of the whole work.
-        samples: of sounds, those of all channels; 0 of anything else.
-        bits_per_sample: of these, without the model and without the files that were kept whole.
+        unit: of the two: "bits/dim", of texts "bits/byte", of sounds "bits/sample".
     """
 
     items: int
@@ -98,8 +98,7 @@ class Report:
     xz_bytes: int
     break_even: int | None
     seconds: float
-    samples: int = 0
-    bits_per_sample: float = 0.0
+    unit: str
 
 
 def compress(
@@ -186,7 +185,7 @@ def check_data(chain: Chain, data: Dataset) -> None:
 
 def source_of(data: Dataset, header: Header, originals: Mapping[str, Path]) -> Source:
     """Where the items come from."""
-    return Events(data, header, originals) if data.sound is None else Recordings(data, header)
+    return Events(data, header, originals) if data.sound is None else Sounds(data, header)
 
 
 def layout(data: Dataset) -> str:
@@ -428,9 +427,12 @@ def account(
     header = source.header
     model = header.model_bytes + header.tokens_bytes
     symbols, rest = raw_bytes // header.width, total - model
+    each = rest
+    if header.kind == "sound":
+        symbols = sum(item.shape[0] for item in items if item.form != FILE)
+        each = rest - tally.whole
     count = sum(item.first for item in items)
     gain = (xz_bytes - (rest - fixed)) / count  # bytes an item
-    samples = sum(item.shape[0] for item in items if item.part and item.form != FILE)
     return Report(
         items=count,
         symbols=symbols,
@@ -438,8 +440,8 @@ def account(
         archive_bytes=total,
         model_bytes=model,
         payload_bytes=tally.bytes.total(),
-        bits_per_dim=8 * rest / max(1, symbols),
-        with_model=8 * total / max(1, symbols),
+        bits_per_dim=8 * each / max(1, symbols),
+        with_model=8 * (each + model) / max(1, symbols),
         blocks={coding: tally.blocks[coding] for coding in (MODEL, LZMA, STORED)},
         files=sum(item.form == FILE and item.first for item in items),
         ideal_bits=tally.ideal,
@@ -448,6 +450,5 @@ def account(
         xz_bytes=xz_bytes,
         break_even=math.ceil((model + fixed) / gain) if gain > 0 else None,
         seconds=seconds,
-        samples=samples,
-        bits_per_sample=8 * (rest - tally.whole) / max(1, samples) if samples else 0.0,
+        unit=unit_of(header.kind),
     )

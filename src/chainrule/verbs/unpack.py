@@ -22,7 +22,7 @@ from chainrule.errors import ChainruleError
 from chainrule.model import Chain
 from chainrule.verbs.coders import Coder, coder_for
 from chainrule.verbs.lanes import Lanes, Meter, coded_type
-from chainrule.verbs.recordings import joined, taken_apart, write_piece
+from chainrule.verbs.sounds import joined, taken_apart, write_piece
 
 LoadCoder = Callable[[Archive], Coder]
 

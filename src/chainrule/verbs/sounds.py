@@ -10,7 +10,7 @@ import numpy as np
 
 from chainrule.archive import FILE, SYMBOLS, Header, Item, Part, flaw
 from chainrule.data import Dataset, Sound, wav
-from chainrule.data.wav import Recording, Whole
+from chainrule.data.wav import WaveFile, WholeFile
 from chainrule.errors import ChainruleError
 from chainrule.verbs.lanes import symbol_type
 from chainrule.verbs.sources import Source, as_coded
@@ -20,7 +20,7 @@ BYTES_AT_ONCE = 1 << 24  # of a piece of a file that is kept whole
 
 
 @dataclass(frozen=True)
-class Recordings(Source):
+class Sounds(Source):
     """The sounds of a data set, and files that are kept whole, in pieces that fill a block each.
 
     A piece has at least as many samples as a block has lanes of the least length, and less than twice as many; of
@@ -41,7 +41,7 @@ class Recordings(Source):
             if reason := flaw(name, taken):
                 raise ChainruleError(f"the name {name!r} cannot be kept: {reason}; rename it")
             check_event(name, event, self.header)
-            given = classes and self.data.context is not None and not isinstance(event, Whole)
+            given = classes and self.data.context is not None and not isinstance(event, WholeFile)
             context = int(self.data.context[i]) if given else None  # type: ignore[index]
             for begin, end in self.cut(event):
                 self.pieces.append((i, begin, end))
@@ -52,7 +52,7 @@ class Recordings(Source):
         """From where to where each piece of an event goes: frames, or bytes of a file that is kept whole."""
         length, channels = frames_of(event), channels_of(event) or 1
         full = self.header.lane * self.header.block_items or UNCUT
-        count = length // BYTES_AT_ONCE if isinstance(event, Whole) else length * channels // full
+        count = length // BYTES_AT_ONCE if isinstance(event, WholeFile) else length * channels // full
         each = max(1, -(-length // max(1, count)))
         yield from ((begin, min(begin + each, length)) for begin in range(0, max(1, length), each))
 
@@ -64,7 +64,9 @@ class Recordings(Source):
     def coded(self, i: int) -> np.ndarray:
         event, begin, end = self.piece(i)
         symbols = (
-            event.part(begin, end) if isinstance(event, Recording | Whole) else np.asarray(event)[begin:end]
+            event.part(begin, end)
+            if isinstance(event, WaveFile | WholeFile)
+            else np.asarray(event)[begin:end]
         )
         return as_coded(symbols, i, self.header)
 
@@ -74,7 +76,7 @@ class Recordings(Source):
 
     def plain(self, i: int) -> bytes:
         event, begin, end = self.piece(i)
-        if not isinstance(event, Recording):
+        if not isinstance(event, WaveFile):
             return self.coded(i).tobytes()
         head, tail = event.ends()
         first, last = begin == 0, end == event.wav.frames
@@ -82,7 +84,7 @@ class Recordings(Source):
 
     def ends(self, i: int, item: Item) -> bytes:
         event = self.piece(i)[0]
-        if not isinstance(event, Recording) or not item.head + item.tail:
+        if not isinstance(event, WaveFile) or not item.head + item.tail:
             return b""
         head, tail = event.ends()
         return head[: item.head] + tail[: item.tail]
@@ -90,18 +92,18 @@ class Recordings(Source):
 
 def frames_of(event: Any) -> int:
     """How long an event is: in frames, or bytes of a file that is kept whole."""
-    return event.wav.frames if isinstance(event, Recording) else event.shape[0]
+    return event.wav.frames if isinstance(event, WaveFile) else event.shape[0]
 
 
 def channels_of(event: Any) -> int:
     """Of a file with samples; 0 of anything else."""
-    return event.wav.channels if isinstance(event, Recording) else 0
+    return event.wav.channels if isinstance(event, WaveFile) else 0
 
 
 def check_event(name: str, event: Any, header: Header) -> None:
     """One clear line for an event that is no sound of the model's."""
     wanted = (2,) if header.per_sample == 2 else ()
-    if not isinstance(event, Whole) and event.shape[1:] != wanted:
+    if not isinstance(event, WholeFile) and event.shape[1:] != wanted:
         raise ChainruleError(
             f"{name} has the shape {event.shape}, a sound of {header.sound_coding} {('T', *wanted)}: load it anew"
         )
@@ -109,7 +111,7 @@ def check_event(name: str, event: Any, header: Header) -> None:
 
 def item_of(name: str, event: Any, begin: int, end: int, context: int | None) -> Item:
     """A piece of an event."""
-    if isinstance(event, Whole):
+    if isinstance(event, WholeFile):
         return Item(name, (end - begin,), FILE, part=Part(begin, event.size))
     channels, total = channels_of(event), event.shape[0]
     each = channels or 1
