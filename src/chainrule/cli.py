@@ -414,7 +414,11 @@ def compress(
     use_threads(threads)
     from chainrule import packing
 
-    opened, dataset = open_both(run, data)
+    opened = open_run(run)
+    if opened.sound is None:
+        opened, dataset = open_both(run, data)
+    else:
+        dataset = packing.sounds(opened, data, classes=opened.info.get("classes") or False)
     packing.compress(opened, dataset, Path(data), out, not no_embed, force, json_)
 
 
