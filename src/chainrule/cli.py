@@ -199,7 +199,8 @@ def score(
     page: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="An .html page to write: texts coloured by surprise, maps of images, sounds to hear."
+            metavar="FILE",
+            help="An .html page to write: texts coloured by surprise, maps of images, sounds to hear.",
         ),
     ] = None,
     source: Source = None,
@@ -263,7 +264,10 @@ def sample(
     ] = None,
     page: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="An .html page to write: sounds to hear and see, or where a translation was uncertain."),
+        typer.Option(
+            metavar="FILE",
+            help="An .html page to write: sounds to hear and see, or where a translation was uncertain.",
+        ),
     ] = None,
     height_width: Annotated[
         str | None, typer.Option("--event", metavar="HxW", help="Size of an image, such as 32x32.")
@@ -336,7 +340,8 @@ def complete(
     keep: Annotated[
         str | None,
         typer.Option(
-            metavar="top:SHARE", help="What is given; by default top:0.5 of an image or a sound, top:1 of a text."
+            metavar="top:SHARE",
+            help="What is given; by default top:0.5 of an image or a sound, top:1 of a text.",
         ),
     ] = None,
     mask: Annotated[
@@ -350,7 +355,7 @@ def complete(
         typer.Option(
             min=0,
             max=LONGEST,
-            help="Symbols to add to a text, by default 500; or samples to a sound, by default as many as were cut away.",
+            help="Symbols to add to a text, by default 500; samples to a sound, by default as many as were cut away.",
         ),
     ] = None,
     seconds: Seconds = None,
@@ -373,9 +378,7 @@ def complete(
     if opened.sound is not None:
         refuse("--mask", mask, "is for images: of a sound the beginning is given, see --keep")
         draws = {"temperature": temperature, "top_p": top_p, "top_k": top_k, "seed": seed}
-        hearing.complete_sound(
-            opened, file, out, n, keep, class_, length, seconds, page, draws, force, json_
-        )
+        hearing.complete_sound(opened, file, out, n, keep, class_, length, seconds, page, draws, force, json_)
         return
     refuse("--seconds", seconds, "is for sounds")
     refuse("--page", page, "is for sounds")

@@ -13,18 +13,18 @@ from chainrule import console, output
 from chainrule.data import Sound
 from chainrule.errors import ChainruleError
 from chainrule.models import Run
-from chainrule.report.heard import Heard, sound_in, sounds_page, wav
+from chainrule.report.heard import Heard, sound_in, sounds_page, usual_length, wav
 from chainrule.store import write_atomic
 from chainrule.verbs.walk import complete, sample
 
 DRAWN, CONTINUED = 4, 3  # sounds, unless told otherwise
-USUAL = 1.0  # seconds of a sound, when nobody says how long
-SHORT = 5.0  # seconds: as long as the recordings that a model learned from, but no longer, is a sound by default
 ENDINGS = (".wav", ".npy")
 USUALLY = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "seed": 0}
 
 
-def sample_sounds(run: Run, n, out, length, seconds, class_, page, draws: dict[str, Any], force, json_) -> None:
+def sample_sounds(
+    run: Run, n, out, length, seconds, class_, page, draws: dict[str, Any], force, json_
+) -> None:
     """`chainrule sample` for sounds: a .wav file each, or a .npy array of symbols (n, *event); a page to hear them."""
     sound, n = sound_in(run), n or DRAWN
     wanted = samples_for(sound, length, seconds)
@@ -33,7 +33,7 @@ def sample_sounds(run: Run, n, out, length, seconds, class_, page, draws: dict[s
     page = page and output.free(page, (".html",), force)
     files = places(out or Path("samples.wav"), n, force)
     context = output.classes_for(run, n, class_)
-    event = event_for(sound, size)
+    event = sound.shape(size)
     warm_up(run, None if context is None else context[:1])
     with console.progress("sampling", n * int(np.prod(event)), json_) as tick:
         x, took = timed(lambda: output.in_parts(run.chain, n, event, context, tick, **draws))
@@ -61,7 +61,7 @@ def complete_sound(
     page = page and output.free(page, (".html",), force)
     files = places(out or Path("completions.wav"), n, force)
     context = output.classes_for(run, n, class_)
-    begun = np.zeros(event_for(sound, given + more), np.int64)
+    begun = np.zeros(sound.shape(given + more), np.int64)
     begun[:given] = x[:given]
     known = output.keep_top(f"top:{given / max(1, len(begun))!r}", begun.shape)
     warm_up(run, None if context is None else context[:1])
@@ -76,8 +76,16 @@ def complete_sound(
             Heard(sound.samples(one), sound.rate, name, given=given)
             for one, name in zip(found, names, strict=True)
         ]
-        real = Heard(sound.samples(x), sound.rate, file.name)
-        options = {"out": out, "n": n, "keep": keep, "class": class_, "length": length, "seconds": seconds, "page": page}
+        real = Heard(sound.samples(x), sound.rate, file.name, given=given)
+        options = {
+            "out": out,
+            "n": n,
+            "keep": keep,
+            "class": class_,
+            "length": length,
+            "seconds": seconds,
+            "page": page,
+        }
         command = command_of(["complete", str(run.path), str(file)], options, draws)
         write_atomic(page, sounds_page(run, sounds, numbers(row), command, real).encode())
     tell("completions", row, page, json_)
@@ -89,7 +97,9 @@ def complete_sound(
 def samples_for(sound: Sound, length: int | None, seconds: float | None) -> int | None:
     """The number of samples that was asked for, in samples or seconds; None: neither."""
     if length is not None and seconds is not None:
-        raise ChainruleError(f"--length {length} and --seconds {seconds:g} both say how long: leave one of them out")
+        raise ChainruleError(
+            f"--length {length} and --seconds {seconds:g} both say how long: leave one of them out"
+        )
     if seconds is None:
         return length
     if not 0 < seconds * sound.rate <= output.LARGEST:
@@ -97,17 +107,6 @@ def samples_for(sound: Sound, length: int | None, seconds: float | None) -> int 
             f"--seconds {seconds:g}: take more than 0, and at most {output.LARGEST / sound.rate:,.0f}"
         )
     return max(1, round(seconds * sound.rate))
-
-
-def usual_length(run: Run) -> int:
-    """How many samples a sound has when nobody says: those of the middle recording that was learned, of 5 s at most."""
-    rate, length = sound_in(run).rate, run.info.get("length")
-    return min(length, round(SHORT * rate)) if length else round(USUAL * rate)
-
-
-def event_for(sound: Sound, length: int) -> tuple[int, ...]:
-    """The shape of an event of so many samples."""
-    return (length, 2) if sound.bits == 16 else (length,)
 
 
 def check_room(n: int, length: int, sound: Sound) -> None:
@@ -145,7 +144,7 @@ def write(files: Sequence[Path], x: np.ndarray, sound: Sound) -> None:
 
 def warm_up(run: Run, context) -> None:
     """Draw one sample, so that what compiled code takes to load is not counted as the time of drawing."""
-    sample(run.chain, 1, event_for(sound_in(run), 1), context)
+    sample(run.chain, 1, sound_in(run).shape(1), context)
 
 
 def timed(work: Callable[[], np.ndarray]) -> tuple[np.ndarray, float]:
