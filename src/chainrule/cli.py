@@ -365,7 +365,7 @@ def complete(
         typer.Option(
             min=0,
             max=LONGEST,
-            help="Symbols to add to a text, by default 500; or samples to a sound, by default as many as were cut away.",
+            help="Symbols to add to a text, by default 500; samples to a sound, by default as many as were cut away.",
         ),
     ] = None,
     seconds: Seconds = None,
