@@ -160,7 +160,7 @@ def of_speakers(data: Dataset, speakers: list[str]) -> Dataset:
     kept = [k for k, name in enumerate(data.classes) if not speakers or name.split(maxsplit=1)[1] in speakers]
     if not kept:
         raise ChainruleError(f"{data.source or 'the set'} has no speaker {speakers[0]!r}")
-    index = np.flatnonzero(np.isin(data.context, kept))
+    index = np.flatnonzero(np.isin(np.asarray(data.context), kept))
     few = data.select(index)
     classes = tuple(data.classes[k] for k in kept)
     return replace(few, context=np.searchsorted(kept, np.asarray(few.context)), classes=classes)
