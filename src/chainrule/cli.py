@@ -365,7 +365,7 @@ def complete(
         typer.Option(
             min=0,
             max=LONGEST,
-            help="Symbols to add to a text, by default 500; or samples to a sound, by default as many as were cut away.",
+            help="Symbols to add to a text, by default 500; samples to a sound, by default as many as were cut away.",
         ),
     ] = None,
     seconds: Seconds = None,
@@ -594,6 +594,10 @@ def lecture(
         Path | None, typer.Option("-o", "--out", metavar="DIR", help="By default lecture/NAME.")
     ] = None,
     size: Annotated[str, typer.Option(help="tiny, laptop (seconds to ten minutes) or paper.")] = "laptop",
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Options of the figure, such as run=runs/digits."),
+    ] = None,
     seed: Seed = 0,
     threads: Threads = 0,
     json_: Json = False,
@@ -608,7 +612,7 @@ def lecture(
     from chainrule.lecture import lecture as draw
 
     with console.steps() as show:
-        facts = draw(name, out, size, seed, show)
+        facts = draw(name, out, size, seed, show, settings(set_))
     console.figure(facts, json_)
 
 

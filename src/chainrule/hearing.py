@@ -14,15 +14,11 @@ from chainrule import console, output
 from chainrule.data import Sound, load
 from chainrule.errors import ChainruleError
 from chainrule.models import Run
-from chainrule.report.heard import Heard, sound_in, sounds_page, wav
+from chainrule.report.heard import Heard, sound_in, sounds_page, usual_length, wav
 from chainrule.store import write_atomic
 from chainrule.verbs.walk import complete, sample
 
 DRAWN, CONTINUED = 4, 3  # sounds, unless told otherwise
-USUAL = 1.0  # seconds of a sound, when nobody says how long
-SHORT = (
-    5.0  # seconds: as long as the recordings that a model learned from, but no longer, is a sound by default
-)
 ENDINGS = (".wav", ".npy")
 USUALLY = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "seed": 0}
 
@@ -44,7 +40,7 @@ def sample_sounds(
     page = page and output.free(page, (".html",), force)
     files = places(out or Path("samples.wav"), n, force)
     context = output.classes_for(run, n, class_) if spoken is None else repeated(spoken, n)
-    event = event_for(sound, size)
+    event = sound.shape(size)
     warm_up(run, None if context is None else context[:1])
     with console.progress("sampling", n * int(np.prod(event)), json_) as tick:
         x, took = timed(lambda: output.in_parts(run.chain, n, event, context, tick, **draws))
@@ -73,7 +69,7 @@ def complete_sound(
     files = places(out or Path("completions.wav"), n, force)
     spoken = frames_in(run, file if run.chain.frames else None)
     context = output.classes_for(run, n, class_) if spoken is None else repeated(spoken, n)
-    begun = np.zeros(event_for(sound, given + more), np.int64)
+    begun = np.zeros(sound.shape(given + more), np.int64)
     begun[:given] = x[:given]
     known = output.keep_top(f"top:{given / max(1, len(begun))!r}", begun.shape)
     warm_up(run, None if context is None else context[:1])
@@ -88,7 +84,7 @@ def complete_sound(
             Heard(sound.samples(one), sound.rate, name, given=given)
             for one, name in zip(found, names, strict=True)
         ]
-        real = Heard(sound.samples(x), sound.rate, file.name)
+        real = Heard(sound.samples(x), sound.rate, file.name, given=given)
         options = {
             "out": out,
             "n": n,
@@ -143,17 +139,6 @@ def samples_for(sound: Sound, length: int | None, seconds: float | None) -> int 
     return max(1, round(seconds * sound.rate))
 
 
-def usual_length(run: Run) -> int:
-    """How many samples a sound has when nobody says: those of the middle recording that was learned, of 5 s at most."""
-    rate, length = sound_in(run).rate, run.info.get("length")
-    return min(length, round(SHORT * rate)) if length else round(USUAL * rate)
-
-
-def event_for(sound: Sound, length: int) -> tuple[int, ...]:
-    """The shape of an event of so many samples."""
-    return (length, 2) if sound.bits == 16 else (length,)
-
-
 def check_room(n: int, length: int, sound: Sound) -> None:
     """One clear line when so many sounds are more than can be drawn at once."""
     if n * length * (sound.bits // 8) > output.LARGEST:
@@ -189,7 +174,7 @@ def write(files: Sequence[Path], x: np.ndarray, sound: Sound) -> None:
 
 def warm_up(run: Run, context) -> None:
     """Draw one sample, so that what compiled code takes to load is not counted as the time of drawing."""
-    sample(run.chain, 1, event_for(sound_in(run), 1), context)
+    sample(run.chain, 1, sound_in(run).shape(1), context)
 
 
 def timed(work: Callable[[], np.ndarray]) -> tuple[np.ndarray, float]:

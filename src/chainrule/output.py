@@ -44,7 +44,8 @@ def score_data(run: Run, data: Dataset, named: str, page: Path | None, top: int,
     ]
     total = {
         "data": data.source, "items": len(data), "symbols": int(result.symbols.sum()),
-        "bits_per_dim": result.bits_per_dim, "unit": result.unit, "nats_per_item": result.nats_per_item, "exact": result.tokens is None,
+        "bits_per_dim": result.bits_per_dim, "unit": result.unit, "nats_per_item": result.nats_per_item,
+        "exact": result.tokens is None,
         "context_rule": run.chain.context_rule(), "skipped": [list(s) for s in data.skipped],
     }  # fmt: skip
     if result.tokens is not None:

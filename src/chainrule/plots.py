@@ -577,10 +577,10 @@ def sound_plot(
         most: bits at the top of the lowest axis, for pictures that are to be compared.
     """
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     heights = (1.0, 1.5) if bits is None else (1.0, 1.5, 0.9)  # inches
-    figure = Figure(figsize=(5.2, sum(heights) + 0.35), layout="constrained")
-    figure.get_layout_engine().set(h_pad=0.02)
+    figure = Figure(figsize=(5.2, sum(heights) + 0.35), layout=ConstrainedLayoutEngine(h_pad=0.045))
     every = figure.subplots(len(heights), 1, sharex=True, gridspec_kw={"height_ratios": heights})
     end = start + max(len(samples), 1) / rate
     waveform(every[0], samples, start, end, given)
@@ -653,8 +653,8 @@ def shaded(levels: np.ndarray) -> np.ndarray:
 
 
 def surprise(axes, bits: np.ndarray, rate: int, start: float, end: float, most: float | None = None) -> None:
-    """What samples (T,) needed, as means of windows of `window_of` samples."""
-    mean = thinned(np.asarray(bits, np.float64), max(1, round(len(bits) / window_of(len(bits), rate))))
+    """What samples (T,) needed, averaged as by `in_windows`; `most` is the top of the axis."""
+    mean = in_windows(bits, rate)
     x = np.linspace(start, end, len(mean), endpoint=False) + (end - start) / max(1, 2 * len(mean))
     axes.fill_between(x, 0, mean, color=ORANGE, alpha=0.25, lw=0)
     axes.plot(x, mean, color=ORANGE, lw=1.2)
@@ -662,13 +662,14 @@ def surprise(axes, bits: np.ndarray, rate: int, start: float, end: float, most: 
     axes.set_ylabel("bits/sample", color=INK)
 
 
-def window_of(length: int, rate: int) -> float:
-    """Samples over which the surprise of a sound of so many is averaged.
+def in_windows(bits: np.ndarray, rate: int) -> np.ndarray:
+    """The means of windows of `SHORT` seconds of samples (T,); of longer ones where there are more than `COLUMNS`.
 
-    >>> window_of(8000, rate=8000), window_of(100_000, rate=8000)
-    (40, 250.0)
+    >>> len(in_windows(np.zeros(8000), rate=8000)), len(in_windows(np.zeros(100_000), rate=8000))
+    (200, 400)
     """
-    return max(1, round(SHORT * rate), length / COLUMNS)
+    windows = round(len(bits) / max(1, round(SHORT * rate)))
+    return thinned(np.asarray(bits, np.float64), max(1, min(windows, COLUMNS)))
 
 
 def quiet(axes) -> None:

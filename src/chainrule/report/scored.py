@@ -76,7 +76,7 @@ class Watch:
             tuple[float, int, int, Excerpt]
         ] = []  # a heap: the least surprising that is kept comes first
         self._passages: list[tuple[float, int, int, Excerpt]] = []
-        self._least: list[tuple[float, int, Excerpt]] = []  # the same of the least surprising sounds
+        self._least: list[tuple[float, int, int, Excerpt]] = []  # the same of the least surprising sounds
         self.course: np.ndarray | None = (
             None  # bits along the only text or sound, as means of equal stretches
         )
@@ -400,19 +400,22 @@ def sound_cards(data: Dataset, scores: Scores, watch: Watch) -> Iterator[str]:
     yield section("How to read the pictures", heard.legend(data.sound.rate, surprise=True))
     if watch.course is not None:
         yield course_of_sound(watch.course, int(scores.symbols[0]), data.sound.rate)
-        yield sounds_card("Most surprising passages", data, scores, watch.beginnings())
-        return
-    most, least = watch.beginnings(), watch.least()
-    yield sounds_card("Most surprising" if len(data) > 1 else "The recording", data, scores, most)
+    yield from surprising_sounds(data, scores, watch)
+
+
+def surprising_sounds(data: Dataset, scores: Scores, watch: Watch) -> Iterator[str]:
+    """Cards of the most and the least surprising recordings; the scale of their bits over time is the same for all."""
+    heading = "Most surprising" if len(data) > 1 else "The recording"
+    heading = "Most surprising passages" if watch.course is not None else heading
+    most, least = (
+        [sound_of(data, scores, part) for part in parts] for parts in (watch.beginnings(), watch.least())
+    )
+    top = heard.greatest([*most, *least])
+    yield heard.sounds_section(heading, "The large number: bits/sample of the whole recording.", most, top)
     if least:
-        yield sounds_card("Least surprising", data, scores, least)
-    if left := len(data) - len(most) - len(least):
+        yield heard.sounds_section("Least surprising", "", least, top)
+    if (left := len(data) - len(most) - len(least)) > 0:
         yield sections.note_section("Left out", f"{left:,} recordings between these are not shown.")
-
-
-def sounds_card(heading: str, data: Dataset, scores: Scores, parts: Sequence[Excerpt]) -> str:
-    """Recordings, or parts of them, each with its bits over time."""
-    return heard.sounds_section(heading, "", [sound_of(data, scores, part) for part in parts])
 
 
 def sound_of(data: Dataset, scores: Scores, part: Excerpt) -> heard.Heard:
