@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 LONG = 600  # characters of an error
 SHORT = 24  # characters of a name that is not wrapped
 NAMED = 20  # files named in a line about what was left out
+SPARSE = 997  # one sample of so many tells most sounds from silence
 LISTED = 10  # items of an archive that people are shown
 COUNTED = {"bits/byte": "bytes", "bits/sample": "samples"}  # what a score is counted by
 
@@ -58,8 +59,16 @@ def fail(text: str) -> None:
 def passed_over(data: Dataset) -> None:
     """Tell which files of a folder or pairs of texts were left out, and which files hold more than is read of them."""
     tell_of(data.skipped, "left out", "file" if data.sources is None else "pair")
-    read = "text that is" if data.kind == "text" else "pixels that are"
+    read = {"text": "text that is", "sound": "samples that are"}.get(data.kind, "pixels that are")
     tell_of(data.reduced, f"with more than the {read} read")
+    if data.kind == "sound":
+        tell_of([(name, "silence throughout") for name in silent(data)], "kept all the same")
+
+
+def silent(data: Dataset) -> list[str]:
+    """The names of the sounds whose samples are all equal."""
+    few = [(name, x) for name, x in zip(data.names, data.x, strict=True) if (x[::SPARSE] == x[:1]).all()]
+    return [name for name, x in few if (x == x[:1]).all()]
 
 
 def tell_of(files: Sequence[tuple[str, str]], what: str, things: str = "file") -> None:

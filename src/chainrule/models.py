@@ -71,8 +71,8 @@ class Run:
 
     @property
     def heard(self) -> dict[str, Any]:
-        """The arguments of `load` that bring sounds to the rate and the bits of the model."""
-        return {} if self.sound is None else {"bits": self.sound.bits, "rate": self.sound.rate}
+        """The arguments of `load` that bring sounds to the rate and the coding of the model."""
+        return {} if self.sound is None else {"sound": self.sound}
 
     @property
     def folder(self) -> Path:

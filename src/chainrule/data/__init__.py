@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +70,7 @@ def load(
     sources: Sources | None = None,
     bits: int | None = None,
     rate: int | None = None,
+    sound: Sound | None = None,
 ) -> Dataset:
     """A named set, the files at a path, or an array with one item a row, as a `Dataset`.
 
@@ -91,8 +91,10 @@ def load(
         sources: what each text is conditioned on, such as what it translates. A file: its lines are the sources of the
             lines of `source`. A number, 1 or 2: `source` is a table of two columns with a tab between, and this is the
             column of the sources. See `chainrule.data.parallel` for what a line is. A named set has its own.
-        bits: of the samples of sounds: 16, or 8 for mu-law (or what a file of 8 bits has). None: as they are.
-        rate: samples a second that sounds are brought to. None: as they are.
+        bits: of a sample of sound: 16, or 8, which is mu-law (files of 8 bits stay what they are, at their own rate).
+            None: 8 when all files are so, else 16. See `Sound` and `chainrule.data.recordings` for what is rounded.
+        rate: samples a second that sounds are brought to. None: those that all files share.
+        sound: what the symbols of sounds are to be: `sound` of the run whose model they are for, in place of the two.
 
     Raises:
         ChainruleError: nothing of that name, nothing that can be read, or symbols out of range.
@@ -100,29 +102,39 @@ def load(
     >>> load("digits", split="test").event
     (8, 8, 1)
     """
-    data = found(source, split, levels, classes, channels, sources)
+    wanted = check_sound(bits, rate) if sound is None else sound.rate
+    data = found(source, split, levels, classes, channels, wanted, sources)
     data = in_gray(data) if gray else data
     data = data if patches is None else patches_of(data, patches, count, seed)
-    data = as_sound(data, bits, rate)
+    data = as_sound(data, bits, rate) if sound is None else data.heard(sound)
     return data if alphabet is BYTES else data.in_alphabet(alphabet)
 
 
-def as_sound(data: Dataset, bits: int | None, rate: int | None) -> Dataset:
-    """Sounds with so many bits a sample."""
+def check_sound(bits: int | None, rate: int | None) -> int | None:
+    """One clear line for bits or a rate that there cannot be; gives the rate."""
     if bits not in (None, 8, 16):
         raise ChainruleError(f"--bits {bits}: a sample of sound has 8 or 16")
+    return None if rate is None else Sound(rate, "16 bit").rate
+
+
+def as_sound(data: Dataset, bits: int | None, rate: int | None) -> Dataset:
+    """Sounds with so many bits a sample, and so many samples a second."""
     if data.sound is None:
         if bits or rate:
             what = f"--bits {bits}" if bits else f"--rate {rate}"
             raise ChainruleError(f"{what} is for sound, {data.source or 'this'} is {data.kind}: leave it out")
         return data
-    if bits in (None, data.sound.bits):
-        return data
-    return data.heard(replace(data.sound, coding="mu-law" if bits == 8 else "16 bit"))
+    moved = rate not in (None, data.sound.rate)
+    coding = (
+        "16 bit" if moved and data.sound.coding == "8 bit" else data.sound.coding
+    )  # it leaves the steps of 8 bits
+    if bits not in (None, 16 if coding == "16 bit" else 8):
+        coding = "mu-law" if bits == 8 else "16 bit"
+    return data.heard(Sound(rate or data.sound.rate, coding))
 
 
-def found(source, split, levels, classes, channels, sources=None) -> Dataset:
-    """What `load` finds, as it is."""
+def found(source, split, levels, classes, channels, rate=None, sources=None) -> Dataset:
+    """What `load` finds, as it is; the files of a folder at one rate."""
     if sources is not None:
         return with_sources(source, levels, classes, sources)
     if isinstance(source, Dataset):
@@ -137,7 +149,7 @@ def found(source, split, levels, classes, channels, sources=None) -> Dataset:
     if split not in (None, *SPLITS):
         raise ChainruleError(f"there is no split '{split}': take {', '.join(SPLITS)}")
     if is_path:
-        return load_path(Path(text), split or "train", levels, classes, channels)
+        return load_path(Path(text), split or "train", levels, classes, channels, rate)
     close = difflib.get_close_matches(name, NAMED, 1)
     hint = f"did you mean {close[0]}?" if close else f"the sets are {', '.join(NAMED)}"
     raise ChainruleError(f"'{shown(text)}' is neither a file nor a folder nor a named set: {hint}")

@@ -10,6 +10,7 @@ from functools import cached_property
 import numpy as np
 
 from chainrule.data.alphabets import BYTES, Alphabet
+from chainrule.data.recordings import resampled
 from chainrule.data.sound import Sound
 from chainrule.errors import ChainruleError
 
@@ -105,25 +106,26 @@ class Dataset:
         return 2 if self.sound is not None and self.sound.bits == 16 else 1
 
     def heard(self, sound: Sound) -> Dataset:
-        """The same sounds in another coding, at the same rate.
+        """The same sounds in another coding, at another rate, by way of their samples (see `Sound`, `resampled`).
 
         >>> loud = Dataset([np.array([[0, 0], [128, 0]])], 256, "sound", sound=Sound(8000, "16 bit"))
         >>> loud.heard(Sound(8000, "mu-law")).x[0].tolist()
         [1, 128]
         """
-        if self.sound is None:
+        old = self.sound
+        if old is None:
             raise ChainruleError(
-                f"{self.source or 'this'} is {self.kind}, the model knows sound: give it sound"
+                f"{self.source or 'this'} is {self.kind}, the model was fitted on sound: give it sound"
             )
-        if sound.rate != self.sound.rate:
-            raise ChainruleError(
-                f"{self.source or 'the sound'} has {self.sound.rate:,} samples a second, and {sound.rate:,} are "
-                "wanted: resample it first"
-            )
-        if sound == self.sound:
+        if sound == old:
             return self
-        x = gather([sound.symbols(self.sound.samples(event)) for event in self.x])
-        return replace(self, x=x, sound=sound)
+
+        def again(event: np.ndarray) -> np.ndarray:
+            samples, name = old.samples(event), self.source or "this"
+            moved = sound.rate != old.rate
+            return sound.symbols(resampled(samples, old.rate, sound.rate, name) if moved else samples)
+
+        return replace(self, x=gather([again(event) for event in self.x]), sound=sound)
 
     def select(self, index) -> Dataset:
         """The events at `index` (integers, a slice or a mask), in that order."""

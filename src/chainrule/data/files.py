@@ -1,9 +1,11 @@
-"""Paths -> `Dataset`: an image or a folder of images, a text or a folder of texts, an array.
+"""Paths -> `Dataset`: an array, or files of one kind, images, sounds or texts: one, or those of a folder.
 
-A folder is read with its sub-folders. When some file in it has the ending of an image it is a folder of
-images, and its other files are left alone; else it is a folder of texts. Names are relative to the folder,
-with "/", in sorted order. Hidden files are left out, links to folders are not followed. A file that cannot be
-read is skipped, and listed in `Dataset.skipped`; given by itself it is an error.
+A folder is read with its sub-folders. When more files in it have the ending of a sound than of an image it is a folder
+of sounds; else, when any has the ending of an image, of images; else of texts. So a picture of the cover does not make
+images of an album. Images among sounds, and sounds among images, are listed in `Dataset.skipped`; other files beside
+sounds or images are left alone. Names are relative to the folder, with "/", in sorted order. Hidden files are left out,
+links to folders are not followed. A file that cannot be read is skipped, and listed in `Dataset.skipped`; given by
+itself it is an error. Sounds have one rate: that of all files, or the one asked for.
 """
 
 from __future__ import annotations
@@ -13,24 +15,29 @@ import os
 import stat
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from chainrule.data.arrays import checked_levels, load_array
 from chainrule.data.dataset import Dataset, gather
-from chainrule.data.images import SUFFIXES, read_image
+from chainrule.data.images import SUFFIXES as IMAGES
+from chainrule.data.images import read_image
 from chainrule.data.reading import file_size, printable, reading, reason
+from chainrule.data.recordings import SUFFIXES as SOUNDS
+from chainrule.data.recordings import of_one_rate, read_recording
 from chainrule.errors import ChainruleError
 
 ARRAYS = frozenset({".npy", ".npz"})
-MAX_FOLDER = 2**32  # bytes of all decoded images, or all texts, of a folder: they are kept in memory
+MAX_FOLDER = 2**32  # bytes of all decoded images, sounds or texts of a folder: they are kept in memory
 MAPPED = 2**24  # a text of this many bytes or more is memory-mapped
 UNPACKING = 2**28  # bytes of memory that xz may take: what its strongest preset needs, and room
 HEADERS = 2**16  # bytes by which an xz file may be larger than what it holds
 
 Skipped = list[tuple[str, str]]  # name, reason
-Found = list[tuple[str, np.ndarray, str]]  # name, event, what the file holds beyond it
+Found = list[tuple[str, Any, str]]  # name, event (of a sound its samples), what the file holds beyond it
 
 
 def load_path(
@@ -39,6 +46,7 @@ def load_path(
     levels: int | None = None,
     classes: bool | Sequence[str] = False,
     channels: int | None = None,
+    rate: int | None = None,
 ) -> Dataset:
     """The files at `path`; see `chainrule.data.load` for the arguments."""
     source = printable(str(path))
@@ -50,29 +58,52 @@ def load_path(
     if classes:
         skipped += [(name, "is in no sub-folder, so it has no class") for name in files if "/" not in name]
         files = {name: file for name, file in files.items() if "/" in name}
-    dataset = load_files(files, skipped, source, folder, channels)
+    dataset = load_files(files, skipped, source, folder, channels, rate)
     dataset = with_levels(dataset, levels or 256)
     return with_classes(dataset, classes) if classes else dataset
 
 
 def load_files(
-    files: dict[str, Path], skipped: Skipped, source: str, folder: bool, channels: int | None
+    files: dict[str, Path],
+    skipped: Skipped,
+    source: str,
+    folder: bool,
+    channels: int | None,
+    rate: int | None,
 ) -> Dataset:
-    """Images if there is one among the files, else texts."""
-    endings = {name: file.suffix.lower() for name, file in files.items()}
-    images = [name for name in files if endings[name] in SUFFIXES]
-    texts = [name for name in files if endings[name] not in ARRAYS]
-    kind, chosen, read = (
-        ("image", images, read_image) if images else ("text", texts, read_document if folder else read_text)
-    )
-    found = collect({name: files[name] for name in chosen}, skipped, read, source)
-    if images:
+    """The files of the kind that they are."""
+    kind, chosen = chosen_of(files, skipped)
+    readers: dict[str, Callable] = {
+        "image": read_image,
+        "sound": partial(read_recording, rate=rate),
+        "text": read_document if folder else read_text,
+    }
+    found, sound = collect(chosen, skipped, readers[kind], source), None
+    if kind == "image":
         found = same_channels(found, skipped, channels)
     if not found:
         raise ChainruleError(nothing(source, files, folder, skipped))
+    if kind == "sound":
+        found, sound = of_one_rate(found, source)
     names, events, beyond = zip(*found, strict=True)
     reduced = tuple((name, what) for name, what in zip(names, beyond, strict=True) if what)
-    return Dataset(gather(events), 256, kind, names, source=source, skipped=tuple(skipped), reduced=reduced)
+    return Dataset(
+        gather(events), 256, kind, names, source=source, skipped=tuple(skipped), reduced=reduced, sound=sound
+    )
+
+
+def chosen_of(files: dict[str, Path], skipped: Skipped) -> tuple[str, dict[str, Path]]:
+    """Which kind of data files are, and which of them; sounds among images, or images among sounds, are skipped."""
+    endings = {name: file.suffix.lower() for name, file in files.items()}
+    images = {name: file for name, file in files.items() if endings[name] in IMAGES}
+    sounds = {name: file for name, file in files.items() if endings[name] in SOUNDS}
+    if len(sounds) > len(images):
+        skipped += [(name, "is an image among sounds") for name in images]
+        return "sound", sounds
+    if images:
+        skipped += [(name, "is a sound among images") for name in sounds]
+        return "image", images
+    return "text", {name: file for name, file in files.items() if endings[name] not in ARRAYS}
 
 
 def list_files(folder: Path, source: str) -> tuple[dict[str, Path], Skipped]:
@@ -171,7 +202,9 @@ def read_document(path: Path, name: str) -> tuple[np.ndarray, str]:
 def nothing(source: str, files: Mapping[str, Path], folder: bool, skipped: Skipped) -> str:
     """What to say when not one file could be used."""
     if not skipped:
-        return f"{source} holds no images and no texts" if files else f"{source} is an empty folder"
+        return (
+            f"{source} holds no images, no sounds and no texts" if files else f"{source} is an empty folder"
+        )
     name, why = skipped[0]
     return f"{source}: none of {len(skipped)} can be read: {name} {why}" if folder else f"{source} {why}"
 
