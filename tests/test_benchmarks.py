@@ -17,6 +17,7 @@ from chainrule.archive import STORED
 from chainrule.chains.char_lstm import CharLSTM
 from chainrule.chains.counting import ContextMixing
 from chainrule.chains.uniform import Uniform
+from chainrule.lecture import spoken
 from test_sparse_coding import mixtures
 
 
@@ -488,3 +489,24 @@ def test_cost_of_pairs_is_measured_at_every_length(benchmark):
     rows = list(module.measured(argparse.Namespace(sizes=[8, 32], size="tiny", runs=1)))
     assert [row["n"] for row in rows] == [8, 8, 32, 32, "exponent", "exponent"]
     assert all(row[work] > 0 for row in rows[:4] for work in module.WORK)
+
+
+def test_spoken_digits_are_heard_in_what_is_real_said_again_and_drawn(benchmark, tmp_path):
+    module = benchmark("spoken_digits")
+    learn = spoken.digits(spoken.MADE_UP, "train", bits=8)
+    run = fit(learn, "wavenet", out=tmp_path / "run", size="tiny", steps=3, conditional=True, holdout=0)
+    options = argparse.Namespace(
+        **{"run": [str(run.path)], "data": spoken.MADE_UP, "each": 1, "scored": 4, "seed": 0},
+        **{"temperature": [1.0, 0.5], "out": tmp_path / "wav"},
+    )
+    rows = list(module.measured(options))
+    real, coarse, again = rows[1:4]
+    assert rows[0] == {"recordings": "chance", "digit_%": 50.0, "speaker_%": 50.0}
+    assert all(row["digit_%"] == row["speaker_%"] == 100 for row in (real, coarse, again))
+    assert 0 < again["shape_dB"] < 6
+    made = [row for row in rows[4:] if "bits_per_sample" in row]
+    assert [row["recordings"] for row in made] == ["drawn by run", "drawn by run, temperature 0.5"]
+    assert all(0 < row["bits_per_sample"] < 9 and row["samples_per_s"] > 0 for row in made)
+    by_digit = [row["digit_%"] for row in rows[5:7]]
+    assert np.mean(by_digit) == pytest.approx(made[0]["digit_%"])
+    assert len(list((tmp_path / "wav").rglob("*.wav"))) == 8 + 2 * 4
