@@ -20,8 +20,8 @@ from chainrule.data import Dataset, Sound, load, sound, wav
 from chainrule.data.wav import WaveFile, WholeFile, event_of, load_wavs
 from chainrule.errors import ChainruleError
 from chainrule.packing import summary
-from chainrule.verbs.compress import compress, decompress, extract, groups, verify
 from chainrule.verbs.coders import StrictCoder
+from chainrule.verbs.compress import compress, decompress, extract, groups, verify
 from chainrule.verbs.lanes import Lanes, lanes_of
 from chainrule.verbs.sounds import Sounds
 from test_archive import put_together, taken_apart
@@ -91,7 +91,8 @@ def test_every_symbol_and_every_sample_comes_back(tmp_path, coding, short_lanes)
     )
     assert report.items == inspect(tmp_path / "x")["items"] == 6
     out = extract(tmp_path / "x", tmp_path / "out")
-    assert [p.name for p in out] and {p.name for p in out} == set(data.names)
+    assert [p.name for p in out]
+    assert {p.name for p in out} == set(data.names)
     for name, x in zip(data.names, data.x, strict=True):
         content = (tmp_path / "out" / name).read_bytes()
         if len(x):
@@ -482,7 +483,7 @@ LIES = {
 
 @pytest.mark.parametrize("lie", LIES)
 def test_a_lie_gives_what_went_in_or_one_line(small, tmp_path, lie):
-    path, chain, root = small
+    path, chain, _root = small
     header, middle, index = taken_apart(path.read_bytes())
     before = json.dumps([header, index])
     LIES[lie](header, index)
@@ -494,7 +495,7 @@ def test_a_lie_gives_what_went_in_or_one_line(small, tmp_path, lie):
 
 def test_blocks_of_a_recording_in_another_order_are_refused(small, tmp_path):
     """With the bytes of the blocks exchanged, too: every checksum is right, and each piece decodes."""
-    path, chain, root = small
+    path, chain, _root = small
     header, middle, index = taken_apart(path.read_bytes())
     sizes = [block["bytes"] for block in index["blocks"]]
     first, second, third = middle[: sizes[0]], middle[sizes[0] : sum(sizes[:2])], middle[sum(sizes[:2]) :]
