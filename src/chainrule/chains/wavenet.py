@@ -66,14 +66,14 @@ class WaveNet(Carried):
             "order": 3,
             "filters": [2, 3],
         },
-        "laptop": {"stacks": 2},
+        "laptop": {"width": 96, "skip": 128, "stacks": 1},
         # Section 3 gives dilations 1 to 512, repeated; public configurations have 30 layers of 64 or 128 numbers.
         "paper": {"width": 128, "skip": 256, "stacks": 3},
     }
     KINDS = ("sound", "array")
     TRAINING = {
-        "batch": 16,
-        "lr": 5e-3,
+        "batch": 8,
+        "lr": 1e-2,
         "window": 1024,
         "bfloat16": True,
         "carry": True,
@@ -97,7 +97,7 @@ class WaveNet(Carried):
         mixtures: int = 5,
         order: int = 32,
         filters: Sequence[int] = (16, 32, 256),
-        rate: float = 0.1,
+        rate: float = 0.2,
     ):
         super().__init__()
         check_sizes(

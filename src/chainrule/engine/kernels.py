@@ -582,6 +582,7 @@ def run(tables, context, memory, group, o, rows, lane, frame, row, column, scrat
         if kind == DENSE_HERE:
             w += ops[o, at.A] * index(tables, frame, row, column)
         k, apart = ops[o, at.K], ops[o, at.B]
+        begin(tables, memory, group, o, column, rows, y, ldy)
         dense(memory, scratch.spots, count, k, ldx, rows, weights, w, apart, n, y, ldy, scratch.moved)
         return
     if kind == AHEAD:
@@ -621,24 +622,26 @@ def run(tables, context, memory, group, o, rows, lane, frame, row, column, scrat
         )
 
 
+@inlined
+def begin(tables, memory, group, o, column, rows, y, ldy):
+    """What a product begins with, where it is not what is there: the bias, or a value."""
+    how, where, n = tables.ops[o, at.C], tables.ops[o, at.D], tables.ops[o, at.E]
+    if how == at.FROM_BIAS:
+        fill(memory, tables.weights, where, y, ldy, rows, n)
+    elif how == at.FROM_VALUE:
+        duplicate(memory, find(tables, where, column) + group, tables.reads[where, at.LINE], y, ldy, rows, n)
+
+
 @called
 def ahead(tables, memory, group, o, column, scratch):
-    """A product of what is known early, for some columns from this one on, in all lanes: they lie one after another.
-
-    It begins with the bias (1), with a value (2), or goes on (0).
-    """
+    """A product of what is known early, for some columns from this one on, in all lanes: they lie one after another."""
     ops, reads, lanes = tables.ops, tables.reads, tables.dims[LANES]
-    first, count, n, apart = ops[o, at.IN], ops[o, at.COUNT], ops[o, at.N], ops[o, at.B]
+    first, count, k, n = ops[o, at.IN], ops[o, at.COUNT], ops[o, at.K], ops[o, at.N]
     y, line = find(tables, ops[o, at.OUT], column) + group, reads[ops[o, at.OUT], at.LINE]
-    columns = min(ops[o, at.A], tables.dims[COLUMNS] - column)
+    ldx, w, apart = reads[first, at.LINE], ops[o, at.WEIGHT], ops[o, at.B]
+    columns, done = min(ops[o, at.A], tables.dims[COLUMNS] - column), 0
     for i in range(columns):
-        to = y + i * lanes * line
-        if ops[o, at.C] == 1:
-            fill(memory, tables.weights, ops[o, at.BIAS], to, line, lanes, n)
-        elif ops[o, at.C] == 2:
-            start = find(tables, first + count, column + i) + group
-            duplicate(memory, start, reads[first + count, at.LINE], to, line, lanes, n)
-    done = 0
+        begin(tables, memory, group, o, column + i, lanes, y + i * lanes * line, line)
     while done < columns:
         alike = columns - done  # until one of the inputs is at the end of its ring
         for s in range(count):
@@ -646,7 +649,6 @@ def ahead(tables, memory, group, o, column, scratch):
             shifted, mask = column + done + reads[first + s, at.COLUMN], reads[first + s, at.MASK]
             if mask != -1:
                 alike = min(alike, mask + 1 - (shifted & mask))
-        k, w, ldx = ops[o, at.K], ops[o, at.WEIGHT], reads[first, at.LINE]
         to, rows = y + done * lanes * line, alike * lanes
         dense(
             memory, scratch.spots, count, k, ldx, rows, tables.weights, w, apart, n, to, line, scratch.moved

@@ -83,8 +83,8 @@ class Waves(nn.Module):
 
     p is what adaptive filters expect of y_t - y_{t-1}, e by how much they were wrong the last time (`adaptive`), the
     code that of mu-law, and the 1 stands where there is a sample. Differences are less alike than the samples
-    themselves, and r of the first filter, 1 over the root of their mean square, makes soft and loud sound alike: so what
-    is made of them is learned sooner.
+    themselves, and r of the first filter, 1 over the root of their mean square, makes soft and loud sound alike: so
+    what is made of them is learned sooner.
     """
 
     def __init__(self, symbols: int, width: int, order: int, filters: Sequence[int], rate: float):
@@ -95,7 +95,7 @@ class Waves(nn.Module):
         self.held, count = sum(self.sizes), len(filters)
         self.see = nn.Linear(order + 2 * count, 2 * width)
         self.tell = nn.Linear(2 * width + count + 1, width)
-        self.gain = nn.Parameter(torch.linspace(*map(math.log, GAINS), 2 * width))
+        self.gain = nn.Parameter(torch.linspace(math.log(GAINS[0]), math.log(GAINS[1]), 2 * width))
         self.rows = nn.Embedding(2 * CODES, width)
 
     def rest(self, like: Tensor) -> Tensor:

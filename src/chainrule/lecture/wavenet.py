@@ -107,7 +107,7 @@ def heard(train: spoken.Spoken, kinds: dict[str, spoken.Spoken], rate: int) -> l
     return rows
 
 
-def made_by(given: Given, count: int, seed: int) -> tuple[spoken.Spoken, float]:
+def made_by(given: Given, count: int, seed: int, temperature: float = 1.0) -> tuple[spoken.Spoken, float]:
     """`count` recordings of each class drawn by the network, and how many samples a second."""
     show, classes = LISTENER.get(), np.repeat(np.arange(len(given.test.classes)), count)
     lengths = spoken.lengths_of(given.train, classes, seed)
@@ -119,6 +119,7 @@ def made_by(given: Given, count: int, seed: int) -> tuple[spoken.Spoken, float]:
         classes,
         lengths,
         seed,
+        temperature,
         tick=lambda done, total: show("drawn", round(100 * done / total), 100),
     )
     speed = int(lengths.sum()) / (time.perf_counter() - began)
@@ -160,7 +161,7 @@ def of_speakers(data: Dataset, speakers: list[str]) -> Dataset:
     kept = [k for k, name in enumerate(data.classes) if not speakers or name.split(maxsplit=1)[1] in speakers]
     if not kept:
         raise ChainruleError(f"{data.source or 'the set'} has no speaker {speakers[0]!r}")
-    index = np.flatnonzero(np.isin(data.context, kept))
+    index = np.flatnonzero(np.isin(np.asarray(data.context), kept))
     few = data.select(index)
     classes = tuple(data.classes[k] for k in kept)
     return replace(few, context=np.searchsorted(kept, np.asarray(few.context)), classes=classes)
