@@ -549,10 +549,10 @@ def laid_out(signs: Sequence[str], columns: int) -> list[tuple[int, int]]:
 # ---- sounds -> figures ---------------------------------------------------------------------------------
 
 WINDOW = 0.03  # seconds that a column of a spectrogram looks at, about
-ROWS, COLUMNS = 128, 400  # of a spectrogram, at most
+ROWS, COLUMNS = 129, 320  # of a spectrogram, at most
 DEEP = 70.0  # dB from the loudest place of a spectrogram to the clear ground
 FAINT = -60.0  # dB of full scale: what is nowhere louder is not drawn as if it were loud
-SHADES = 40  # of a spectrogram
+SHADES = 24  # of a spectrogram
 SHORT = 0.005  # seconds over which surprise is averaged, at least
 TONES = (BLUE, VIOLET, ORANGE)  # of a spectrogram, from soft to loud
 
@@ -593,6 +593,7 @@ def sound_plot(
         if 0 < given < len(samples):
             axes.axvline(start + given / rate, color=INK, lw=1, ls="--", alpha=0.7)
     figure.align_ylabels(every)
+    every[-1].tick_params(axis="x", pad=8)  # clear of the 0 beside them
     every[-1].set_xlabel("seconds", color=INK)
     return form(figure)
 
@@ -630,7 +631,7 @@ def decibels(samples: np.ndarray, rate: int) -> np.ndarray:
     >>> tone = 32767 * np.sin(2 * np.pi * 1000 / 8000 * np.arange(8000))
     >>> found = decibels(tone, rate=8000)
     >>> found.shape, int(found[:, 200].argmax()), round(float(found.max()), 1)
-    ((128, 400), 32, 0.0)
+    ((129, 320), 32, 0.0)
     """
     y = np.asarray(samples, np.float64) / 32768
     size = max(16, 2 ** round(math.log2(WINDOW * rate)))
@@ -666,7 +667,7 @@ def in_windows(bits: np.ndarray, rate: int) -> np.ndarray:
     """The means of windows of `SHORT` seconds of samples (T,); of longer ones where there are more than `COLUMNS`.
 
     >>> len(in_windows(np.zeros(8000), rate=8000)), len(in_windows(np.zeros(100_000), rate=8000))
-    (200, 400)
+    (200, 320)
     """
     windows = round(len(bits) / max(1, round(SHORT * rate)))
     return thinned(np.asarray(bits, np.float64), max(1, min(windows, COLUMNS)))

@@ -380,7 +380,7 @@ def sounds(subject: Subject) -> str:
     shown = []
     for i, symbols in enumerate(sample(subject.run.chain, n, sound.shape(length), context)):
         as_ = "" if context is None else f", as {names[int(context[i])]}"
-        shown += [real_sound(subject, j, length) for j in chosen[i : i + 1]]
+        shown += [real_sound(subject, j, round(AUDIBLE * sound.rate)) for j in chosen[i : i + 1]]
         shown.append(heard.Heard(sound.samples(symbols), sound.rate, f"drawn by the model{as_}"))
     heading = "Samples beside real recordings" if chosen else "Samples"
     return sections.section(heading, heard.legend(sound.rate, surprise=False), heard.gallery(shown))

@@ -93,7 +93,8 @@ def sound_rows(events, sound: Sound, samples: int) -> list[Codec]:
     if find_spec("soundfile") is None:
         return []
     files = [flac(event, sound) for event in events]
-    return [Codec("FLAC, a file each", 8 * sum(map(len, files)) / samples, "its best level")]
+    form = "codes as if they were linear" if sound.coding == "mu-law" else "samples"
+    return [Codec("FLAC, a file each", 8 * sum(map(len, files)) / samples, f"{form}, its best level")]
 
 
 def flac(event: np.ndarray, sound: Sound) -> bytes:
