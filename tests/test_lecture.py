@@ -514,7 +514,7 @@ def test_a_wavenet_is_heard_beside_what_is_real(tmp_path):
 
 def test_a_wavenet_that_is_there_is_taken(tmp_path):
     learn = spoken.digits(spoken.MADE_UP, "train", bits=16)
-    options = {"size": "tiny", "steps": 2, "holdout": 0}
+    options = {"size": "tiny", "steps": 2, "holdout": 0, "bits": 16}
     fit(learn, "wavenet", out=tmp_path / "run", conditional=True, **options)
     given = wavenet.of_run(str(tmp_path / "run"), spoken.MADE_UP, 0)
     assert given.sound == learn.sound == given.test.sound
