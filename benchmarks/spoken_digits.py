@@ -6,9 +6,10 @@
 The probes learned from the training recordings, one who says it, one which digit it is: support vector machines on
 log-mel spectrograms of one size, without the silence at both ends. `digit_%` and `speaker_%` are the shares that they
 name right: of the test recordings; of the same ones in mu-law; of the same ones said again by the parametric
-synthesiser from their features, which are 23 numbers every 10 ms; and of `--each` recordings of each class drawn by a
-run, which was told a digit and a speaker (`chainrule fit fsdd --conditional`), at the lengths of training recordings of
-the class, drawn by the seed. `bits_per_sample` is the exact score of the first test recordings, `samples_per_s` how
+synthesiser from their features, which are 23 numbers every 10 ms; and of recordings drawn by runs, `--each` of each
+class. A run is told a digit and a speaker (`chainrule fit fsdd --conditional`), and then draws at the lengths of
+training recordings of the class, drawn by the seed; or it is told the features of test recordings, and so their lengths
+(`chainrule fit fsdd --frames`). `bits_per_sample` is the exact score of the first test recordings, `samples_per_s` how
 fast recordings come, side by side. Of what is said again, `shape_dB` is how far its smooth spectrum lies from that of
 the real recording (root mean square along the mel scale, the mean over all frames within 40 dB of the loudest one),
 `pitch_%` the median difference of the pitch where both are voiced, and `voicing_%` the share of frames of which only
@@ -39,7 +40,7 @@ AUDIBLE = 40.0  # decibels below the loudest frame
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--run", nargs="*", default=[], help="run folders of chains that know the classes")
+    parser.add_argument("--run", nargs="*", default=[], help="run folders")
     parser.add_argument("--data", default="fsdd")
     parser.add_argument("--each", type=int, default=3, help="recordings that are drawn of each class")
     parser.add_argument("--scored", type=int, default=300, help="test recordings that are scored")
@@ -74,7 +75,7 @@ def measured(options: argparse.Namespace) -> Iterator[Row]:
         bits = score(given.chain, scored).bits_per_dim
         for temperature in options.temperature:
             made, speed = made_by(given, options.each, options.seed, temperature)
-            name = f"drawn by {name_of(path)}" + (
+            name = f"drawn by {name_of(path)}, from {given.told}" + (
                 "" if temperature == 1 else f", temperature {temperature:g}"
             )
             keep(options.out, f"{name_of(path)}-{temperature:g}", made, rate)

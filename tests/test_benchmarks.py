@@ -505,7 +505,10 @@ def test_spoken_digits_are_heard_in_what_is_real_said_again_and_drawn(benchmark,
     assert all(row["digit_%"] == row["speaker_%"] == 100 for row in (real, coarse, again))
     assert 0 < again["shape_dB"] < 6
     made = [row for row in rows[4:] if "bits_per_sample" in row]
-    assert [row["recordings"] for row in made] == ["drawn by run", "drawn by run, temperature 0.5"]
+    assert [row["recordings"] for row in made] == [
+        "drawn by run, from class",
+        "drawn by run, from class, temperature 0.5",
+    ]
     assert all(0 < row["bits_per_sample"] < 9 and row["samples_per_s"] > 0 for row in made)
     by_digit = [row["digit_%"] for row in rows[5:7]]
     assert np.mean(by_digit) == pytest.approx(made[0]["digit_%"])

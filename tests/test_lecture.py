@@ -498,32 +498,55 @@ def test_a_chain_is_made_smaller_by_options_that_it_has(name):
 # ---- sound ---------------------------------------------------------------------------------------------
 
 
-def test_a_wavenet_is_heard_beside_what_is_real(tmp_path):
-    facts = lecture("wavenet", tmp_path, size="tiny", settings={"count": 2})
-    real, said, made = facts["rows"]
-    assert [row["by"] for row in facts["rows"]] == list(wavenet.KINDS)
-    assert [row["recordings"] for row in facts["rows"]] == [8, 8, 8]
+def test_wavenets_are_heard_beside_what_is_real(tmp_path):
+    facts = lecture("wavenet", tmp_path, size="tiny", settings={"count": 3})
+    real, said, *made = facts["rows"]
+    assert [row["by"] for row in made] == ["WaveNet, from features", "WaveNet, from class"]
+    assert [row["recordings"] for row in facts["rows"]] == [
+        8,
+        8,
+        8,
+        12,
+    ]  # there are two to take features from
     assert real["digit_heard"] == real["speaker_heard"] == said["digit_heard"] == said["speaker_heard"] == 1
-    assert 0 < made["bits_per_sample"] < 8
+    assert all(0 < row["bits_per_sample"] <= 8.1 for row in made)
+    test = spoken.spoken(spoken.digits(spoken.MADE_UP, "test"))
+    wanted = test.sounds[test.classes.index("0 high")]
     with wave.open(str(tmp_path / "0-high-recorded.wav")) as file:
         found = np.frombuffer(file.readframes(file.getnframes()), "<i2")
         assert (file.getframerate(), file.getnchannels()) == (8000, 1)
-    test = spoken.spoken(spoken.digits(spoken.MADE_UP, "test", bits=8))
-    np.testing.assert_array_equal(found, test.sounds[test.classes.index("0 high")])
+    np.testing.assert_array_equal(found, wanted)
 
 
-def test_a_wavenet_that_is_there_is_taken(tmp_path):
+def test_wavenets_that_are_there_are_taken(tmp_path):
     learn = spoken.digits(spoken.MADE_UP, "train", bits=16)
-    options = {"size": "tiny", "steps": 2, "holdout": 0}
-    fit(learn, "wavenet", out=tmp_path / "run", conditional=True, **options)
-    given = wavenet.of_run(str(tmp_path / "run"), spoken.MADE_UP, 0)
-    assert given.sound == learn.sound == given.test.sound
+    options = {"size": "tiny", "steps": 1, "holdout": 0, "bits": 16}
+    low = wavenet.of_speakers(learn, ["low"])
+    fit(learn, "wavenet", out=tmp_path / "class", conditional=True, **options)
+    fit(learn, "wavenet", out=tmp_path / "frames", frames=True, **options)
     fit(learn, "wavenet", out=tmp_path / "free", **options)
-    with pytest.raises(ChainruleError, match=r"free holds no sound with classes: .* --conditional"):
+    fit(low, "wavenet", out=tmp_path / "low", conditional=True, **options)
+    given = [wavenet.of_run(str(tmp_path / name), spoken.MADE_UP, 0) for name in ("class", "frames")]
+    assert [one.told for one in given] == ["class", "features"]
+    for one in given:
+        assert one.sound == learn.sound == one.test.sound
+        made, speed = wavenet.made_by(one, 1, 0)
+        assert made.classes == list(learn.classes)
+        assert speed > 0
+    with pytest.raises(ChainruleError, match=r"free holds no model of sound .* --frames, or --conditional"):
         wavenet.of_run(str(tmp_path / "free"), spoken.MADE_UP, 0)
-    fit(wavenet.of_speakers(learn, ["low"]), "wavenet", out=tmp_path / "low", conditional=True, **options)
     with pytest.raises(ChainruleError, match="low was fitted on other classes than those of made-up"):
         wavenet.of_run(str(tmp_path / "low"), spoken.MADE_UP, 0)
+
+
+def test_what_a_network_is_told_has_a_frame_for_every_sample():
+    rows = [np.full((n, 2), float(n), np.float32) for n in (2, 4)]
+    chain = type("", (), {"frames": 2, "args": {"hop": 80}})()
+    found = spoken.conditions(chain, rows, 230)
+    assert found.shape == (2, 3, 2)
+    assert (found[0] == 2).all()
+    chain = type("", (), {"frames": 0})()
+    assert spoken.conditions(chain, [3, 1], 9).tolist() == [3, 1]
 
 
 def test_recordings_are_drawn_by_class_each_with_its_own_random_numbers(monkeypatch):
@@ -540,7 +563,7 @@ def test_recordings_are_drawn_by_class_each_with_its_own_random_numbers(monkeypa
 
     monkeypatch.setattr(spoken, "sample", sample)
     monkeypatch.setattr(spoken, "TOGETHER", 2)
-    chain = type("", (), {"classes": 4})()
+    chain = type("", (), {"frames": 0})()
     found = spoken.drawn(chain, data.sound, classes, lengths, tick=lambda *done: heard.append(done))
     assert [len(x) for x in found] == lengths.tolist()
     for x, k in zip(found, classes, strict=True):
@@ -576,13 +599,6 @@ def test_bands_add_up_and_a_tone_is_in_its_own():
     edges = vocoder.of_mel(np.linspace(0, 1, spoken.BANDS + 2), 8000)
     assert edges[loudest] < 1000 < edges[loudest + 2]
     np.testing.assert_allclose(spoken.log_mel(tone, 8000)[3:-3].max(1).std(), 0, atol=0.05)
-
-
-def test_the_spectrogram_of_a_tone_is_loudest_at_its_pitch():
-    tone = np.rint(9000 * np.sin(2 * np.pi * 1000 * np.arange(1600) / 8000)).astype(np.int16)
-    found = wavenet.spectrogram(tone, 8000)
-    assert found.max() == pytest.approx(0, abs=1e-6)
-    assert (found[10:-10].argmax(1) * 8000 / 512 == 1000).all()
 
 
 def test_real_digits_are_heard(real_data, monkeypatch):

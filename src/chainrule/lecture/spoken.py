@@ -5,8 +5,6 @@ Classes are named "7 jackson": a digit and who speaks.
 
 from __future__ import annotations
 
-import io
-import wave
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -18,6 +16,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
 from chainrule.data import Dataset, Sound, load, vocoder
+from chainrule.data.wav import header
 from chainrule.verbs.walk import sample
 
 BANDS, TIMES = 40, 32  # of the spectrogram that a probe is given
@@ -48,12 +47,16 @@ def spoken(data: Dataset) -> Spoken:
     return Spoken([data.sound.samples(x) for x in data.x], [data.classes[k] for k in data.context])
 
 
-def digits(name: str, split: str = "train", seed: int = 0, bits: int = 16) -> Dataset:
-    """The recordings of a named set, or made-up ones, of 16 bits or of 8 in mu-law."""
+def digits(name: str, split: str = "train", seed: int = 0, bits: int = 16, frames: bool = False) -> Dataset:
+    """The recordings of a named set, or made-up ones, of 16 bits or 8, with their features as `sources` if wanted."""
+    return load(recordings(name, split, seed), bits=bits, frames=frames)
+
+
+def recordings(name: str, split: str, seed: int) -> Dataset:
+    """The recordings of a named set, or made-up ones, as they are."""
     if name != MADE_UP:
-        return load(name, split=split, bits=bits)
-    found = made_up(8 if split == "train" else 2, (seed, split == "train"))
-    return found if bits == 16 else found.heard(Sound(found.sound.rate, "mu-law"))  # type: ignore[union-attr]
+        return load(name, split=split)
+    return made_up(8 if split == "train" else 2, (seed, split == "train"))
 
 
 def made_up(count: int, seed: Any) -> Dataset:
@@ -81,14 +84,10 @@ def again(sounds: Sequence[np.ndarray], rate: int, seed: int = 0) -> list[np.nda
 
 def wav(samples: np.ndarray, rate: int) -> bytes:
     """Samples (T,) int16 as the bytes of a WAV file."""
-    buffer = io.BytesIO()
-    with wave.open(buffer, "wb") as file:
-        file.setparams((1, 2, rate, len(samples), "NONE", ""))
-        file.writeframes(samples.astype("<i2").tobytes())
-    return buffer.getvalue()
+    return header("16 bit", rate, len(samples)) + samples.astype("<i2").tobytes()
 
 
-# ---- drawing by class ----------------------------------------------------------------------------------
+# ---- drawing what was asked for ----------------------------------------------------------------------------------
 
 
 def lengths_of(data: Dataset, classes: np.ndarray, seed: int) -> np.ndarray:
@@ -103,36 +102,44 @@ def lengths_of(data: Dataset, classes: np.ndarray, seed: int) -> np.ndarray:
 def drawn(
     chain: Any,
     sound: Sound,
-    classes: np.ndarray,
+    told: Sequence[Any] | np.ndarray,
     lengths: np.ndarray,
     seed: int = 0,
     temperature: float = 1.0,
     tick: Callable[[int, int], object] | None = None,
 ) -> list[np.ndarray]:
-    """Recordings (T,) int16 of the classes (n,) with the lengths (n,), without the silence at their ends.
+    """Recordings (T,) int16 with the lengths (n,), without the silence at their ends.
 
-    `tick` is told how many samples are drawn, and of how many.
+    `told` is what the chain is conditioned on: n classes, or the frames (F, c) of n recordings. `tick` is told how many
+    samples are drawn, and of how many.
     """
     order = np.argsort(-lengths, kind="stable")  # those side by side are of about one length
     groups = [order[i : i + TOGETHER] for i in range(0, len(order), TOGETHER)]
     total, done, found = sum(len(g) * int(lengths[g].max()) for g in groups), 0, {}
     for first, group in zip(range(0, len(order), TOGETHER), groups, strict=True):
         longest = int(lengths[group].max())
-        event = (longest, 2) if sound.bits == 16 else (longest,)
-        context = torch.from_numpy(classes[group]) if chain.classes else None
 
-        def tell(
-            symbols: int, done: int = done, lanes: int = len(group), each: int = sound.bits // 8
-        ) -> None:
+        def tell(symbols: int, done: int = done, lanes: int = len(group)) -> None:
             if tick is not None:
-                tick(done + lanes * symbols // each, total)
+                tick(done + lanes * symbols // (sound.bits // 8), total)
 
+        context = conditions(chain, [told[i] for i in group], longest)
         settings: dict[str, Any] = {"temperature": temperature, "seed": seed, "first": first, "tick": tell}
-        x = sample(chain, len(group), event, context, **settings)
+        x = sample(chain, len(group), sound.shape(longest), context, **settings)
         for i, symbols in zip(group, x, strict=True):
             found[i] = sounding(sound.samples(symbols[: lengths[i]]), sound.rate, begin=False)
         done += len(group) * longest
     return [found[i] for i in range(len(order))]
+
+
+def conditions(chain: Any, told: list[Any], length: int) -> torch.Tensor:
+    """Classes, or frames for `length` samples of which the last goes on, as one tensor."""
+    if not chain.frames:
+        return torch.tensor([int(k) for k in told])
+    count = -(-length // chain.args["hop"])
+    return torch.from_numpy(
+        np.stack([np.pad(rows, ((0, max(0, count - len(rows))), (0, 0)), "edge")[:count] for rows in told])
+    )
 
 
 # ---- probes --------------------------------------------------------------------------------------------
