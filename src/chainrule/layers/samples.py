@@ -128,7 +128,7 @@ class Waves(nn.Module):
             + self.rows(bins(last) + torch.tensor([0, CODES], device=last.device)).sum(2)
             + self.low(low)
         )
-        levels = torch.tensor(levels_of(self.symbols), device=y.device).to(y)
+        levels = torch.tensor(levels_of(self.symbols), dtype=y.dtype, device=y.device)
         z = torch.cat([z, told[..., 3, :1], levels[low][..., None]], -1)
         return half(h), z, torch.cat([after, *(x for _, x in found)], 1)
 
@@ -268,7 +268,7 @@ class Bytes(nn.Module):
             return weights, predicted + scale.exp() * offsets, scale, same, z[..., -1:]
 
     def _low(self, weights, mean, scale, same, of_same, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Log weights, means, log scales (B, T, J + 1); the levels within the high byte of x have the places of all K."""
+        """Log weights, means, log scales (B, T, J + 1); levels within the high byte of x have the places of all K."""
         k = self.symbols
         middle = x[..., :1].to(mean) * (2 / (k - 1)) - 1
         means = torch.cat([k * (mean - middle), of_same], -1)
@@ -287,17 +287,17 @@ class Bytes(nn.Module):
         moved = p.multiply(p.pointwise("exp", scale), offsets)
         mean = p.dense(z[:1], terms, weight=torch.ones(self.inputs + 1, j), onto=moved)
         high = p.logistics(p.concat(weights, mean, scale), within=True)
-        middles = -k * (torch.arange(k) * (2 / (k - 1)) - 1)
+        middles = -k * np.array(levels_of(k)[:k])
         when = {"clock": "channel 1"}
-        low = p.embed(middles[:, None].expand(-1, j), channel=0, onto=scaled(p, mean, k), **when)
-        wider = p.add(scale, p.constant(torch.full((j,), math.log(k))))
+        low = p.embed(np.repeat(middles[:, None], j, 1), channel=0, onto=scaled(p, mean, k), **when)
+        wider = p.add(scale, p.constant(np.full(j, math.log(k))))
         three = weights, same, low, of_same, wider, p.constant([EXACT])
         return [high, p.logistics(p.concat(*three, **when), within=True)]
 
 
 def scaled(p, x, factor: float):
     """factor · x in a step program."""
-    return p.multiply(x, p.constant(torch.full((x.width,), float(factor))))
+    return p.multiply(x, p.constant(np.full(x.width, float(factor))))
 
 
 def half(h: Tensor) -> Tensor:
