@@ -98,7 +98,6 @@ def load(
             None: 8 when all files are so, else 16. See `Sound` and `chainrule.data.recordings` for what is rounded.
         rate: samples a second that sounds are brought to. None: those that all files share.
         sound: what the symbols of sounds are to be: `sound` of the run whose model they are for, in place of the two.
-
         frames: give sounds as `sources` what a synthesiser of speech knows of them, every 10 ms: see `vocoder`.
 
     Raises:
