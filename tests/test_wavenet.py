@@ -268,7 +268,9 @@ def recordings(channels, framed):
 def test_streams_cut_sounds_between_samples_and_know_their_frames(channels, framed):
     data = recordings(channels, framed)
     chain = small(shape(channels), channels=channels, **({"frames": 3, "hop": 40} if framed else {}))
-    x, before, rows = (None if a is None else torch.from_numpy(a) for a in streams(data, 2, 0, 0, 80))
+    x, before, rows = (
+        None if a is None else torch.from_numpy(a) for a in streams(data, 2, 0, 0, 80, channels)
+    )
     assert x.shape == (2, *shape(channels, 80))
     assert (rows is not None) == framed
     loss, _ = chain.loss_from(chain.rest(2), x, before, rows.double() if framed else None)
