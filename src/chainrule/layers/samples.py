@@ -28,7 +28,7 @@ EDGES = [
 GAINS = 0.25, 8.0  # by which numbers are multiplied before tanh at the start, the least and the largest
 EXACT = -8.0  # the log scale of a logistic that has nearly all of its mass in one level of 256
 RARE = -5.0  # what the weight of a low byte that stays as it was begins with
-NEAR = 6.0  # the log scale of a logistic is within so much of that of the samples before it
+NEAR = 6.0  # the log scale of a logistic is within so much of that of the samples before it, of the first 0
 
 
 def with_past(past: Tensor, now: Tensor, texts: Tensor | None, nothing: float, length: int) -> list[Any]:
@@ -42,6 +42,8 @@ def with_past(past: Tensor, now: Tensor, texts: Tensor | None, nothing: float, l
         (B, T, length) and (B, length - 1).
     """
     every = torch.cat([past.to(now), now], 1)
+    if not now.shape[1]:
+        return [every.new_zeros(len(every), 0, length), every]
     seen, after = every.unfold(1, length, 1), every[:, now.shape[1] :]
     if texts is None:
         return [seen, after]
@@ -129,7 +131,7 @@ class Waves(nn.Module):
             + self.low(low)
         )
         levels = torch.tensor(levels_of(self.symbols), dtype=y.dtype, device=y.device)
-        z = torch.cat([z, told[..., 3, :1], levels[low][..., None]], -1)
+        z = torch.cat([z, told[..., 3, :1] * there[..., None], levels[low][..., None]], -1)
         return half(h), z, torch.cat([after, *(x for _, x in found)], 1)
 
     def program(self, p):
@@ -152,7 +154,8 @@ class Waves(nn.Module):
             h = p.add(h, p.bins(p.at(y, columns=-1 - i), EDGES, table))
         before = {"columns": -1, "channel": 1, "outside": k, "clock": "pixel"}
         h = p.embed(self.low.weight, **before, onto=h)
-        return h, p.concat(z, told[0][3:], p.embed(np.array(levels_of(k))[:, None], **before))
+        loudness = p.multiply(told[0][3:], p.at(there, columns=-1))
+        return h, p.concat(z, loudness, p.embed(np.array(levels_of(k))[:, None], **before))
 
 
 def levels_of(symbols: int) -> list[float]:
@@ -253,7 +256,8 @@ class Bytes(nn.Module):
         low = self._low(weights, mean, scale, same, of_same, x)
         found = (low[0] + log_mass_within(x[..., 1:], low[1], low[2], self.symbols)).logsumexp(-1)
         stays = same + log_mass_between(-edge, edge, of_same, torch.full_like(of_same, EXACT))
-        return high - everything, found - torch.logaddexp(high, stays[..., 0])
+        within = (weights + log_mass_between(-edge, edge, low[1][..., :-1], low[2][..., :-1])).logsumexp(-1)
+        return high - everything, found - torch.logaddexp(within, stays[..., 0])
 
     def _mixture(self, v: Tensor, z: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Log weights, means and log scales, each (B, T, J); γ and the low byte before (B, T, 1), as a number.
