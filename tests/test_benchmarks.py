@@ -17,11 +17,8 @@ from chainrule.archive import STORED
 from chainrule.chains.char_lstm import CharLSTM
 from chainrule.chains.counting import ContextMixing
 from chainrule.chains.uniform import Uniform
-<<<<<<< HEAD
-from chainrule.lecture import spoken
-=======
 from chainrule.data import Sound
->>>>>>> 67ae44060019981a6bcf9b283d51e1a027e855ee
+from chainrule.lecture import spoken
 from test_sparse_coding import mixtures
 from waves import tone
 
