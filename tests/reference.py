@@ -65,10 +65,10 @@ def softplus32(x):
 
 
 def log_one_less32(d):
-    p = F(1)
+    p, near = F(1), np.minimum(d, F(0.5))  # the polynomial is for d below 0.5, and has no end for large ones
     for n in (7, 6, 5, 4, 3):
-        p = F(1) - d / F(n) * p
-    return log32(np.where(d < F(0.5), d * (F(1) - d * F(0.5) * p), F(1) - exp32(-d)))
+        p = F(1) - near / F(n) * p
+    return log32(np.where(d < F(0.5), near * (F(1) - near * F(0.5) * p), F(1) - exp32(-d)))
 
 
 def log_add32(x, y):
