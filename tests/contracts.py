@@ -528,7 +528,7 @@ def check_engine(chain, event):
 def check_exchange(chain, event, lanes=5):
     """Lanes that go on as others have the logits of a fresh run that was told the symbols of those, bit for bit."""
     single, context = copy.deepcopy(chain).float().eval(), mixed(chain, 1)
-    context = None if context is None else context.expand(lanes)
+    context = None if context is None else context.expand(lanes, *context.shape[1:])
     x = events(chain, event, lanes).reshape(lanes, -1).numpy()
     run, rng, met = strict(single, event, lanes, context, lanes), np.random.default_rng(0), []
     for t in range(x.shape[1]):

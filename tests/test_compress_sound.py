@@ -34,14 +34,15 @@ CODING = {"16 bit": 2, "8 bit": 1, "mu-law": 1}
 
 @pytest.fixture
 def short_lanes(monkeypatch):
-    """Lanes of 100 samples, four in a block: so short sounds are cut, too."""
+    """Lanes of 100 samples, blocks of 400: so short sounds are cut, too."""
     module = sys.modules["chainrule.verbs.compress"]
     monkeypatch.setattr(module, "SOUND_LANE", 100)
-    monkeypatch.setattr(module, "SOUND_LANES", 4)
+    monkeypatch.setattr(module, "SOUND_BLOCK", 400)
+    monkeypatch.setattr("chainrule.verbs.sounds.PIECE", 400)
 
 
 def chain_of(coding: str, **more) -> WaveNet:
-    """A small model that nobody trained, but for what tones have in common: the next sample is near the last ones."""
+    """A small model that nobody trained."""
     torch.manual_seed(0)
     return WaveNet(channels=CODING[coding], **{**WaveNet.SIZES["tiny"], **more})
 
@@ -91,7 +92,6 @@ def test_every_symbol_and_every_sample_comes_back(tmp_path, coding, short_lanes)
     )
     assert report.items == inspect(tmp_path / "x")["items"] == 6
     out = extract(tmp_path / "x", tmp_path / "out")
-    assert [p.name for p in out]
     assert {p.name for p in out} == set(data.names)
     for name, x in zip(data.names, data.x, strict=True):
         content = (tmp_path / "out" / name).read_bytes()
@@ -174,13 +174,6 @@ def test_lanes_hold_every_sample_once_and_cut_none_apart(lengths, block_items, l
     lanes = Lanes(items, header)
     assert all(n % 2 == 0 for n in [*lanes.first, *lanes.length])
     assert lanes.event == (lanes.steps // 2, 2)
-    assert (
-        all(
-            n >= 2 * lane or lanes_of(items[i], header) == 1
-            for i, n in zip(lanes.owner, lanes.length, strict=True)
-        )
-        or lane
-    )
     for x, back in zip(arrays, lanes.scatter(lanes.gather(arrays), np.dtype(int)), strict=True):
         assert (x == back).all()
 
@@ -283,7 +276,7 @@ def test_what_the_model_makes_longer_is_packed_apart(tmp_path, short_lanes):
 
 
 def test_heads_of_many_files_cost_little(tmp_path):
-    """Beside the samples alone, of the same names: less than two bytes a file."""
+    """Beside the samples alone, of the same names, in one block: little more than one such head, packed."""
     chain, count = chain_of("16 bit"), 60
     for i in range(count):
         (tmp_path / "sounds").mkdir(exist_ok=True)
@@ -293,7 +286,7 @@ def test_heads_of_many_files_cost_little(tmp_path):
         [np.asarray(x) for x in files.x], 256, "sound", files.names, source=files.source, sound=SIXTEEN
     )
     sizes = [compress(chain, data, tmp_path / "x", force=True).archive_bytes for data in (files, alone)]
-    assert sizes[0] - sizes[1] < 2 * count
+    assert sizes[0] - sizes[1] < 80
 
 
 def test_a_recording_of_two_hours_is_planned_and_its_blocks_are_bounded(tmp_path):
@@ -309,7 +302,7 @@ def test_a_recording_of_two_hours_is_planned_and_its_blocks_are_bounded(tmp_path
     source = Sounds(data, header)
     items = source.items(0)
     blocks = list(groups(items, range(len(items)), header))
-    most = header.lane * header.block_items
+    most = 1 << 19
     assert blocks == [[i] for i in range(len(items))]
     assert all(most <= item.shape[0] < 2 * most for item in items)
     assert sum(item.shape[0] for item in items) == 2 * frames
@@ -399,8 +392,7 @@ def outcome(path: Path, chain, out: Path) -> dict[str, bytes] | None:
     try:
         extract(path, out, chain, force=True)
     except ChainruleError as error:
-        assert len(str(error).splitlines()) == 1
-        return None
+        return None if len(str(error).splitlines()) == 1 else {"several lines": str(error).encode()}
     return {p.relative_to(out).as_posix(): p.read_bytes() for p in out.rglob("*") if p.is_file()}
 
 
@@ -474,38 +466,33 @@ LIES = {
     "an empty piece": lambda h, i: i["shapes"].__setitem__(0, [3, [0, 2]]),
     "two axes of a file": lambda h, i: i["shapes"].__setitem__(-1, [1, [5, 1]]),
     "pieces in another order": swapped,
-    "other blocks": lambda h, i: i["blocks"][:3].reverse(),
     "classes of pieces": lambda h, i: i.update(contexts=[1, 2, 1, None, None]),
     "longer lanes": lambda h, i: h.update(lane=101),
-    "fewer lanes": lambda h, i: h.update(block_items=3),
+    "fewer lanes": lambda h, i: h.update(block_items=2),
 }
 
 
 @pytest.mark.parametrize("lie", LIES)
-def test_a_lie_gives_what_went_in_or_one_line(small, tmp_path, lie):
-    path, chain, _root = small
+def test_a_lie_is_refused_in_one_line(small, tmp_path, lie):
+    path, chain, _ = small
     header, middle, index = taken_apart(path.read_bytes())
     before = json.dumps([header, index])
     LIES[lie](header, index)
-    assert json.dumps([header, index]) != before or lie == "other blocks"
+    assert json.dumps([header, index]) != before
     path.write_bytes(put_together(header, middle, index, flags=2))
-    found = outcome(path, chain, tmp_path / "out")
-    assert found is None or lie == "other blocks"
+    assert outcome(path, chain, tmp_path / "out") is None
 
 
 def test_blocks_of_a_recording_in_another_order_are_refused(small, tmp_path):
     """With the bytes of the blocks exchanged, too: every checksum is right, and each piece decodes."""
-    path, chain, _root = small
+    path, chain, _ = small
     header, middle, index = taken_apart(path.read_bytes())
-    sizes = [block["bytes"] for block in index["blocks"]]
-    first, second, third = middle[: sizes[0]], middle[sizes[0] : sum(sizes[:2])], middle[sum(sizes[:2]) :]
-    assert put_together(header, first + second + third, index, flags=2) == path.read_bytes() or True
-    swapped(header, index)
-    for block, ends in zip(index["blocks"][:2], (0, 0), strict=True):
-        block["ends"] = block["ends"] or ends
-    path.write_bytes(put_together(header, second + first + third, index, flags=2))
+    ends = np.cumsum([block["bytes"] for block in index["blocks"]])
+    second, third, rest = middle[ends[0] : ends[1]], middle[ends[1] : ends[2]], middle[ends[2] :]
+    index["blocks"][1:3] = index["blocks"][2:0:-1]
+    path.write_bytes(put_together(header, middle[: ends[0]] + third + second + rest, index, flags=2))
+    assert container.verify(path) == 5  # every checksum is right
     assert outcome(path, chain, tmp_path / "out") is None
-    header, middle, index = taken_apart(put_together(header, first + second + third, index, flags=2))
 
 
 def test_a_recording_that_lacks_its_last_block_is_refused(small, tmp_path):

@@ -130,13 +130,14 @@ def test_the_gradient_of_a_layer_is_right(kernel, dilation, condition):
 def test_two_bytes_share_one_distribution_of_samples():
     """p(high) p(low | high) is a mixture of logistics over all K² levels, cut off at its ends."""
     chain = small(shape(2), channels=2)
+    chain.head.out.weight[-1], chain.head.out.bias[-1] = 0, -100  # no byte stays as it was
     every = torch.tensor([[a, b] for a in range(4) for b in range(4)])
     x = events(chain, (3, 2), 1).expand(16, -1, -1).clone()
     x[:, 2] = every
     p = chain.log_probs(x)[:, 2].sum(-1).exp()
     assert float(p.sum()) == pytest.approx(1, abs=1e-12)
     v, z, _ = next(chain._parts(x[:1], None, 3))
-    weights, mean, scale = (a[0, 2].numpy() for a in chain.head._mixture(v, z))
+    weights, mean, scale = (a[0, 2].numpy() for a in chain.head._mixture(v, z)[:3])
     edges = np.arange(17) * (2 / (4 * 3)) - 1 - 1 / 3
     below = 1 / (1 + np.exp(-(edges[:, None] - mean) / np.exp(scale)))  # of each edge under each logistic
     masses = np.diff(below, axis=0) @ (np.exp(weights) / np.exp(weights).sum())
@@ -160,9 +161,10 @@ def test_filters_learn_as_their_formula_says_however_a_sequence_is_cut(taps):
     d = torch.from_numpy(np.random.default_rng(0).normal(0, 0.1, (2, 20)))
     begins = torch.zeros(2, 20, dtype=torch.bool)
     begins[:, 0] = begins[1, 7] = True
+    rows = d.numpy()
     wanted = [
-        filtered(d[0], taps, 0.3),
-        np.concatenate([filtered(d[1, :7], taps, 0.3), filtered(d[1, 7:], taps, 0.3)]),
+        filtered(rows[0], taps, 0.3),
+        np.concatenate([filtered(rows[1, :7], taps, 0.3), filtered(rows[1, 7:], taps, 0.3)]),
     ]
     for size in (20, 6, 1):
         state, told = at_rest(d, taps), []
@@ -170,6 +172,17 @@ def test_filters_learn_as_their_formula_says_however_a_sequence_is_cut(taps):
             found, state = predictions(part, new, state, 0.3)
             told.append(found)
         np.testing.assert_allclose(torch.cat(told, 1), np.array(wanted), rtol=1e-9, atol=1e-12)
+
+
+@torch.no_grad()
+def test_a_low_byte_that_never_changes_costs_nothing():
+    """However wide the mixture is, p(low | high) is that of staying when the network says so."""
+    chain = small(shape(2), channels=2)
+    chain.head.out.weight[-1], chain.head.out.bias[-1] = 0, 100
+    x = events(chain, (9, 2), 2)
+    x[..., 1] = 2
+    assert float(chain.log_probs(x)[:, 1:, 1].min()) > -1e-3
+    assert float(chain.log_probs(x)[:, 1:, 0].max()) < -1e-3
 
 
 def test_a_filter_learns_a_sine():
@@ -255,7 +268,9 @@ def recordings(channels, framed):
 def test_streams_cut_sounds_between_samples_and_know_their_frames(channels, framed):
     data = recordings(channels, framed)
     chain = small(shape(channels), channels=channels, **({"frames": 3, "hop": 40} if framed else {}))
-    x, before, rows = (None if a is None else torch.from_numpy(a) for a in streams(data, 2, 0, 0, 80))
+    x, before, rows = (
+        None if a is None else torch.from_numpy(a) for a in streams(data, 2, 0, 0, 80, channels)
+    )
     assert x.shape == (2, *shape(channels, 80))
     assert (rows is not None) == framed
     loss, _ = chain.loss_from(chain.rest(2), x, before, rows.double() if framed else None)

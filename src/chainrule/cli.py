@@ -38,9 +38,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Learn p(x), or a good code for x, from your own files, and put it to use.",
     epilog="DATA is a name ([bold]chainrule data[/bold]) or a path: a folder of images, a text file or a folder "
-    "of texts, a recording or a folder of them, a .npy or .npz array. RUN is a folder that [bold]chainrule fit[/bold] "
-    "made, or a model that was learned already and travels along, zoo:NAME ([bold]chainrule models[/bold]), or a folder "
-    "of GPT-2, or hub:NAME.",
+    "of texts, a recording or a folder of them, a .npy or .npz array. RUN is a folder that "
+    "[bold]chainrule fit[/bold] made, or a model that was learned already and travels along, zoo:NAME "
+    "([bold]chainrule models[/bold]), or a folder of GPT-2, or hub:NAME.",
 )
 
 LONGEST = 1 << 24  # symbols of a text that is written

@@ -58,11 +58,11 @@ class WaveNet(Carried):
 
     SIZES = {
         "tiny": {
-            "width": 6,
-            "skip": 5,
+            "width": 8,
+            "skip": 6,
             "stacks": 1,
             "dilations": [1, 2],
-            "mixtures": 2,
+            "mixtures": 3,
             "order": 3,
             "filters": [2, 3],
         },

@@ -65,7 +65,7 @@ def batches(
 
 
 def streams(
-    dataset: Dataset, size: int, seed: int, step: int, window: int
+    dataset: Dataset, size: int, seed: int, step: int, window: int, each: int = 1
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """The batch of training step `step`, whose rows read on where those of the step before ended.
 
@@ -73,12 +73,11 @@ def streams(
     epoch) into `size` streams of one length; a step takes the next `window` symbols of each. An epoch takes what
     fits into whole steps.
 
-    Of sounds of two bytes a sample, streams are cut between samples, and `window` counts these.
+    With `each` 2 streams are cut between pairs of symbols, the two bytes of a sample of sound; `window` counts these.
 
     Returns:
         symbols (B, T); what came before each symbol (B, T) int64, −1 at the beginning of an event or of a stream;
-        the class of each symbol (B, T), or what `frames_at` gives, or None. Of sounds of two bytes the first two are
-        (B, T, 2).
+        the class of each symbol (B, T), or what `frames_at` gives, or None. Of pairs the first two are (B, T, 2).
 
     >>> text = Dataset(x=np.arange(12)[None], levels=12, kind="text")
     >>> x, before, _ = streams(text, size=2, seed=0, step=1, window=3)  # the second of two steps
@@ -86,7 +85,6 @@ def streams(
     [[1, 1, 1], [1, 1, 1]]
     """
     check_rows(size, window)
-    each = dataset.per_sample
     lengths = dataset.lengths() // each
     total = int(lengths.sum())
     if dataset.binarise or not total:

@@ -28,7 +28,7 @@ EDGES = [
 GAINS = 0.25, 8.0  # by which numbers are multiplied before tanh at the start, the least and the largest
 EXACT = -8.0  # the log scale of a logistic that has nearly all of its mass in one level of 256
 RARE = -5.0  # what the weight of a low byte that stays as it was begins with
-NEAR = 6.0  # the log scale of a logistic is within so much of that of the samples before it
+NEAR = 6.0  # the log scale of a logistic is within so much of that of the samples before it, of the first 0
 
 
 def with_past(past: Tensor, now: Tensor, texts: Tensor | None, nothing: float, length: int) -> list[Any]:
@@ -42,6 +42,8 @@ def with_past(past: Tensor, now: Tensor, texts: Tensor | None, nothing: float, l
         (B, T, length) and (B, length - 1).
     """
     every = torch.cat([past.to(now), now], 1)
+    if not now.shape[1]:
+        return [every.new_zeros(len(every), 0, length), every]
     seen, after = every.unfold(1, length, 1), every[:, now.shape[1] :]
     if texts is None:
         return [seen, after]
@@ -128,8 +130,8 @@ class Waves(nn.Module):
             + self.rows(bins(last) + torch.tensor([0, CODES], device=last.device)).sum(2)
             + self.low(low)
         )
-        levels = torch.tensor(levels_of(self.symbols), device=y.device).to(y)
-        z = torch.cat([z, told[..., 3, :1], levels[low][..., None]], -1)
+        levels = torch.tensor(levels_of(self.symbols), dtype=y.dtype, device=y.device)
+        z = torch.cat([z, told[..., 3, :1] * there[..., None], levels[low][..., None]], -1)
         return half(h), z, torch.cat([after, *(x for _, x in found)], 1)
 
     def program(self, p):
@@ -152,7 +154,8 @@ class Waves(nn.Module):
             h = p.add(h, p.bins(p.at(y, columns=-1 - i), EDGES, table))
         before = {"columns": -1, "channel": 1, "outside": k, "clock": "pixel"}
         h = p.embed(self.low.weight, **before, onto=h)
-        return h, p.concat(z, told[0][3:], p.embed(np.array(levels_of(k))[:, None], **before))
+        loudness = p.multiply(told[0][3:], p.at(there, columns=-1))
+        return h, p.concat(z, loudness, p.embed(np.array(levels_of(k))[:, None], **before))
 
 
 def levels_of(symbols: int) -> list[float]:
@@ -253,7 +256,8 @@ class Bytes(nn.Module):
         low = self._low(weights, mean, scale, same, of_same, x)
         found = (low[0] + log_mass_within(x[..., 1:], low[1], low[2], self.symbols)).logsumexp(-1)
         stays = same + log_mass_between(-edge, edge, of_same, torch.full_like(of_same, EXACT))
-        return high - everything, found - torch.logaddexp(high, stays[..., 0])
+        within = (weights + log_mass_between(-edge, edge, low[1][..., :-1], low[2][..., :-1])).logsumexp(-1)
+        return high - everything, found - torch.logaddexp(within, stays[..., 0])
 
     def _mixture(self, v: Tensor, z: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Log weights, means and log scales, each (B, T, J); γ and the low byte before (B, T, 1), as a number.
@@ -268,7 +272,7 @@ class Bytes(nn.Module):
             return weights, predicted + scale.exp() * offsets, scale, same, z[..., -1:]
 
     def _low(self, weights, mean, scale, same, of_same, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Log weights, means, log scales (B, T, J + 1); the levels within the high byte of x have the places of all K."""
+        """Log weights, means, log scales (B, T, J + 1); levels within the high byte of x have the places of all K."""
         k = self.symbols
         middle = x[..., :1].to(mean) * (2 / (k - 1)) - 1
         means = torch.cat([k * (mean - middle), of_same], -1)
@@ -287,17 +291,17 @@ class Bytes(nn.Module):
         moved = p.multiply(p.pointwise("exp", scale), offsets)
         mean = p.dense(z[:1], terms, weight=torch.ones(self.inputs + 1, j), onto=moved)
         high = p.logistics(p.concat(weights, mean, scale), within=True)
-        middles = -k * (torch.arange(k) * (2 / (k - 1)) - 1)
+        middles = -k * np.array(levels_of(k)[:k])
         when = {"clock": "channel 1"}
-        low = p.embed(middles[:, None].expand(-1, j), channel=0, onto=scaled(p, mean, k), **when)
-        wider = p.add(scale, p.constant(torch.full((j,), math.log(k))))
+        low = p.embed(np.repeat(middles[:, None], j, 1), channel=0, onto=scaled(p, mean, k), **when)
+        wider = p.add(scale, p.constant(np.full(j, math.log(k))))
         three = weights, same, low, of_same, wider, p.constant([EXACT])
         return [high, p.logistics(p.concat(*three, **when), within=True)]
 
 
 def scaled(p, x, factor: float):
     """factor · x in a step program."""
-    return p.multiply(x, p.constant(torch.full((x.width,), float(factor))))
+    return p.multiply(x, p.constant(np.full(x.width, float(factor))))
 
 
 def half(h: Tensor) -> Tensor:

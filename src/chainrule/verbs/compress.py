@@ -52,11 +52,9 @@ from chainrule.verbs.unpack import decoded, decompress, extract, verify
 __all__ = ["Report", "compress", "decompress", "extract", "verify"]
 
 LANE = 8192  # symbols: a text is cut into pieces of at least this length, which are coded side by side
-TEXT_LANES = 64  # most lanes of a block of texts
-SOUND_LANE = (
-    1 << 16
-)  # samples: the same of sounds, of which a model sees thousands before the one it predicts
-SOUND_LANES = 16
+LINES = 64  # most lanes of a block of texts or sounds
+SOUND_LANE = 1 << 16  # samples: the same of sounds, whose models see thousands of samples back
+SOUND_BLOCK = 1 << 17  # samples that short sounds fill a block with: what one costs to get back
 FILES = 1 << 16  # bytes: small files that are kept whole share a block
 
 
@@ -219,7 +217,7 @@ def header_of(
     sound = data.sound
     line = sound is not None or any(len(shape) == 1 for shape in data.buckets)
     cut = line and coder.event is None and not coder.adapts
-    lane, lanes = (LANE, TEXT_LANES) if sound is None else (SOUND_LANE, SOUND_LANES)
+    lane, lanes = LANE if sound is None else SOUND_LANE, LINES
     if not cut:
         lane, lanes = 0, coder.most_lanes(max(1, *map(math.prod, data.buckets)))
     told: dict[str, Any] = {} if sound is None else {"sound_rate": sound.rate, "sound_coding": sound.coding}
@@ -268,6 +266,9 @@ def groups(items: list[Item], todo: Sequence[int], header: Header) -> Iterator[l
             members.sort(key=lambda i: -length_of(items[i]))
         if key == (FILE,):
             yield from filled(members, [items[i].size for i in members], FILES)
+        elif items[members[0]].part is not None:
+            least = -(-SOUND_BLOCK // header.block_items)
+            yield from filled(members, [max(least, items[i].shape[0]) for i in members], SOUND_BLOCK)
         else:
             yield from filled(members, [lanes_of(items[i], header) for i in members], header.block_items)
 

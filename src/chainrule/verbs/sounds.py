@@ -15,16 +15,17 @@ from chainrule.errors import ChainruleError
 from chainrule.verbs.lanes import symbol_type
 from chainrule.verbs.sources import Source, as_coded
 
-UNCUT = 1 << 26  # samples of a piece where a model codes each in one lane
+PIECE = 1 << 19  # samples, at least, of a piece of a recording that is longer than two of them
+UNCUT = 1 << 26  # the same for a model that learns from what it codes, which is not cut into lanes either
 BYTES_AT_ONCE = 1 << 24  # of a piece of a file that is kept whole
 
 
 @dataclass(frozen=True)
 class Sounds(Source):
-    """The sounds of a data set, and files that are kept whole, in pieces that fill a block each.
+    """The sounds of a data set, and files that are kept whole; long ones in pieces, each of which is a block.
 
-    A piece has at least as many samples as a block has lanes of the least length, and less than twice as many; of
-    several channels it has the same stretch of each. What is shorter is one piece.
+    A piece has at least `PIECE` samples and less than twice as many; of several channels it has the same stretch of
+    each. What is shorter is one piece.
     """
 
     data: Dataset
@@ -51,8 +52,10 @@ class Sounds(Source):
     def cut(self, event: Any) -> Iterator[tuple[int, int]]:
         """From where to where each piece of an event goes: frames, or bytes of a file that is kept whole."""
         length, channels = frames_of(event), channels_of(event) or 1
-        full = self.header.lane * self.header.block_items or UNCUT
-        count = length // BYTES_AT_ONCE if isinstance(event, WholeFile) else length * channels // full
+        if isinstance(event, WholeFile):
+            count = length // BYTES_AT_ONCE
+        else:
+            count = length * channels // (PIECE if self.header.lane else UNCUT)
         each = max(1, -(-length // max(1, count)))
         yield from ((begin, min(begin + each, length)) for begin in range(0, max(1, length), each))
 
