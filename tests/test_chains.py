@@ -211,7 +211,9 @@ def test_probabilities_of_all_events_add_up_to_one(name, kind, event, symbols, c
 
 @every(SOME)
 def test_extreme_weights_are_survived(name, kind, event, symbols, classes):
-    factor = 1e3 if name == "wavenet" and len(event) == 2 else 1e4  # its means are linear in its weights, and so large
+    factor = (
+        1e3 if name == "wavenet" and len(event) == 2 else 1e4
+    )  # its means are linear in its weights, and so large
     check_extremes(randomised(tiny(name, kind, event, symbols, classes), event), event, factor)
 
 
