@@ -17,8 +17,10 @@ from chainrule.archive import STORED
 from chainrule.chains.char_lstm import CharLSTM
 from chainrule.chains.counting import ContextMixing
 from chainrule.chains.uniform import Uniform
+from chainrule.data import Sound
 from chainrule.lecture import spoken
 from test_sparse_coding import mixtures
+from waves import tone
 
 
 @pytest.fixture
@@ -439,6 +441,33 @@ def test_text_coders_measure_archives_and_other_coders(benchmark, monkeypatch, t
     assert sum("is not installed" in row.get("note", "") for row in rows) == 3
     assert all(row["decode_kB/s"] > 0 for row in rows if "form" in row)
     assert all(0 < row["ideal"] < row["bits_per_byte"] for row in rows if row.get("form") == "archive")
+
+
+def test_sound_archives_measure_archives_and_codecs(benchmark, monkeypatch, tmp_path):
+    module = benchmark("sound_archives")
+    heard = Sound(8000, "16 bit")
+    data = Dataset(
+        [heard.symbols(tone(n, n)[:, 0]) for n in (600, 450)], 256, "sound", "ab", source="made", sound=heard
+    )
+    for bits in (16, 8):
+        fit(data, "wavenet", out=tmp_path / f"{bits}", steps=2, size="tiny", holdout=0, bits=bits)
+    monkeypatch.setattr(module, "load", lambda name, split: data)
+    monkeypatch.setattr(module, "installed", lambda name: None)
+    monkeypatch.setattr(module.shutil, "which", lambda name: None)
+    runs = [str(tmp_path / f"{bits}") for bits in (16, 8)]
+    options = argparse.Namespace(runs=runs, data=None, threads=[1, 2], items=None)
+    rows = list(module.measured(options))
+    for coding in ("16 bit", "mu-law"):
+        mine = [row for row in rows if row["coding"] == coding]
+        ours = [row for row in mine if row["coder"].startswith("chainrule")]
+        assert [row["threads"] for row in ours] == [1, 2]
+        assert ours[0]["bits/sample"] == ours[1]["bits/sample"] < ours[0]["with_model"]
+        assert ours[0]["-log2 p"] == pytest.approx(ours[0]["score"], rel=1e-3)
+        forms = {row["form"]: row["bits/sample"] for row in mine if row["coder"].startswith("FLAC")}
+        assert forms["joined"] < forms["a file each"]
+        assert sum("is not installed" in row.get("note", "") for row in mine) == 5
+        assert {"xz -9e", "LZMA lc4", "bzip2 -9"} <= {row["coder"] for row in mine if "bits/sample" in row}
+    assert all(row["decode_samples/s"] > 0 for row in rows if "bits/sample" in row)
 
 
 def test_same_text_compares_archives(benchmark, tmp_path, small_text):

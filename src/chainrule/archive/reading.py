@@ -211,8 +211,7 @@ def entry(item: Item, block: int) -> dict[str, Any]:
     shape = list(item.shape if item.part is None else (item.part.total, *item.shape[1:]))
     found = {"name": item.name, "shape": shape, "form": item.form, "class": item.context, "block": block}
     found |= {} if item.tokens is None else {"tokens": item.tokens}
-    channels = item.part.channels if item.part else 0
-    return found | ({"channels": channels} if channels else {})
+    return found | ({} if item.part is None else {"channels": item.part.channels or None})
 
 
 def verify(path: str | Path, progress: Progress | None = None) -> int:

@@ -58,11 +58,11 @@ class WaveNet(Carried):
 
     SIZES = {
         "tiny": {
-            "width": 8,
-            "skip": 6,
+            "width": 10,
+            "skip": 10,
             "stacks": 1,
             "dilations": [1, 2],
-            "mixtures": 3,
+            "mixtures": 2,
             "order": 3,
             "filters": [2, 3],
         },

@@ -106,15 +106,16 @@ class Watch:
         """bits (T,) of samples: of a long recording the part is kept that is as surprising as it is."""
         room = heard.room_of(self.data.sound.rate)  # type: ignore[union-attr]
         if len(self.data) == 1 and len(bits) > room:
-            self.course = plots.thinned(bits, STRETCHES)
-            for first in surprising(bits, self.most, room):
-                passage = Excerpt(i, first, bits[first : first + room].copy())
+            self.course, size = plots.thinned(bits, STRETCHES), max(1, room // 3)
+            for first in surprising(bits, self.most, size):
+                passage = Excerpt(i, first, bits[first : first + size].copy())
                 self._keep(i, passage.bits, passage)
             return
         for sign, heap, most in ((1.0, self._items, self.most), (-1.0, self._least, self.fewest)):
             (first,) = surprising(sign * bits, 1, room)
             part = Excerpt(i, first, bits[first : first + room].copy())
-            push(heap, (sign * float(bits.mean() if len(bits) else 0.0), -i, -first, part), most)
+            mean = float(bits.mean()) if len(bits) else 0.0
+            push(heap, (sign * mean, -int(sign) * i, -first, part), most)  # one order, from both ends
 
     def _keep(self, i: int, bits: np.ndarray, excerpt: Excerpt) -> None:
         entry = float(bits.sum() / max(1, bits.size)), -i, -excerpt.start, excerpt
@@ -405,13 +406,14 @@ def sound_cards(data: Dataset, scores: Scores, watch: Watch) -> Iterator[str]:
 
 def surprising_sounds(data: Dataset, scores: Scores, watch: Watch) -> Iterator[str]:
     """Cards of the most and the least surprising recordings; the scale of their bits over time is the same for all."""
-    heading = "Most surprising" if len(data) > 1 else "The recording"
-    heading = "Most surprising passages" if watch.course is not None else heading
+    heading, number = "Most surprising" if len(data) > 1 else "The recording", "the whole recording"
+    if watch.course is not None:
+        heading, number = "Most surprising passages", "the passage"
     most, least = (
         [sound_of(data, scores, part) for part in parts] for parts in (watch.beginnings(), watch.least())
     )
     top = heard.greatest([*most, *least])
-    yield heard.sounds_section(heading, "The large number: bits/sample of the whole recording.", most, top)
+    yield heard.sounds_section(heading, f"The large number: bits/sample of {number}.", most, top)
     if least:
         yield heard.sounds_section("Least surprising", "", least, top)
     if (left := len(data) - len(most) - len(least)) > 0:
@@ -423,9 +425,11 @@ def sound_of(data: Dataset, scores: Scores, part: Excerpt) -> heard.Heard:
     assert data.sound is not None
     whole, count = np.asarray(data.x[part.item]), len(part.bits)
     samples = data.sound.samples(whole[part.start : part.start + count])
-    rate, name = data.sound.rate, str(scores.names[part.item])
-    number, left = f"{float(scores.each()[part.item]):.3f}", (len(whole) - count) / rate
-    return heard.Heard(samples, rate, name, number, part.bits, 0, part.start / rate, left)
+    rate, start = data.sound.rate, part.start / data.sound.rate
+    name, bits, left = str(scores.names[part.item]), scores.each()[part.item], (len(whole) - count) / rate
+    if len(data) == 1 and left:  # a passage of the only recording
+        name, bits, left = f"second {start:.1f} to {start + count / rate:.1f}", part.bits.mean(), 0.0
+    return heard.Heard(samples, rate, name, f"{bits:.3f}", part.bits, 0, start, left)
 
 
 def course_of_sound(course: np.ndarray, length: int, rate: int) -> str:

@@ -56,8 +56,8 @@ class Sounds(Source):
             count = length // BYTES_AT_ONCE
         else:
             count = length * channels // (PIECE if self.header.lane else UNCUT)
-        each = max(1, -(-length // max(1, count)))
-        yield from ((begin, min(begin + each, length)) for begin in range(0, max(1, length), each))
+        count = max(1, count)
+        yield from ((length * i // count, length * (i + 1) // count) for i in range(count))
 
     def piece(self, i: int) -> tuple[Any, int, int]:
         """The event of item i, and from where to where."""
