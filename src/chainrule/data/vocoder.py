@@ -17,7 +17,6 @@ from collections.abc import Iterator
 from functools import lru_cache
 
 import numpy as np
-from scipy import signal
 
 from chainrule.data.dataset import Dataset
 from chainrule.errors import ChainruleError
@@ -96,6 +95,8 @@ def synthesise(
     >>> synthesise(analyse(speech, 8000), 8000, length=750).shape
     (750,)
     """
+    from scipy import signal
+
     features, hop = checked(features), hop_of(rate)
     length = len(features) * hop if length is None else length
     if not 0 <= length <= len(features) * hop:
@@ -221,6 +222,8 @@ def pitched(pieces: np.ndarray, rate: int) -> tuple[np.ndarray, np.ndarray]:
 
 def correlations(pieces: np.ndarray, rate: int) -> np.ndarray:
     """The autocorrelation of pieces (n, L) at PERIODS, divided by that of the window, (n, len(PERIODS)); 1 at 0."""
+    from scipy import signal
+
     window = signal.windows.hann(pieces.shape[1] + 2)[1:-1]
 
     def at(rows: np.ndarray) -> np.ndarray:
