@@ -418,12 +418,13 @@ class Reference:
         }[op.kind]()
 
     def adapt(self, state, d, rate, small):
-        """w, h, p, e of filters (lanes, 2 P + 2) once the numbers d (lanes, 1) came."""
-        taps = state.shape[1] // 2 - 1
+        """w, h, p, e, r, ln r of filters (lanes, 2 P + 4) once the numbers d (lanes, 1) came."""
+        m, taps = self.math, state.shape[1] // 2 - 2
         w, h, p = state[:, :taps], state[:, taps : 2 * taps], state[:, 2 * taps : 2 * taps + 1]
         w = w + ((rate * (d - p)) / (small + in_order(h * h))) * h
         h = np.concatenate([d, h[:, :-1]], 1)
-        return np.concatenate([w, h, in_order(w * h), d - p], 1)
+        r = m.dtype(1) / np.sqrt(small + in_order(h * h) / m.dtype(taps))
+        return np.concatenate([w, h, in_order(w * h), d - p, r, m.log(r)], 1)
 
     def log_total(self, x):
         """log Σ eˣ, a column."""
@@ -510,7 +511,7 @@ class Reference:
         (w, mean, scale), k = np.split(x, 3, 1), k[:, None]
         step, steep = (
             m.dtype(1) / m.dtype(max(self.p.symbols - 1, 1)),
-            m.exp(-np.clip(scale, m.dtype(-13), m.dtype(13))),
+            m.exp(-np.clip(scale, m.dtype(-16), m.dtype(16))),
         )
         a, b = (((2 * k + side).astype(m.dtype) * step - m.dtype(1) - mean) * steep for side in (1, -1))
         return w + ((m.log_one_less((step + step) * steep) - m.softplus(-a)) - m.softplus(b))

@@ -106,7 +106,7 @@ def dilated(chain, event):
 
 
 def waves(chain, event):
-    """What a WaveNet sees: the samples that its taps add up to, each of which knows the one before it; the high byte."""
+    """What a WaveNet sees: the samples that its taps add up to, each of which knows the one before; the high byte."""
     taps = [np.arange(-chain.first.past, 1), *(np.array(layer.at) for layer in chain.layers)]
     far = functools.reduce(lambda seen, at: np.unique(seen[:, None] - at), taps, np.zeros(1, int)) + 1
     assert far.max() == chain.reach
@@ -155,7 +155,14 @@ def data_of(kind, event, symbols, classes):
     sound = Sound(8000, "16 bit" if len(event) == 2 else "mu-law") if kind == "sound" else None
     if not classes:
         return Dataset(x, levels=symbols, kind=kind, sound=sound)
-    return Dataset(x, levels=symbols, kind=kind, sound=sound, context=np.zeros(1, int), classes=tuple("abcdefg"[:classes]))
+    return Dataset(
+        x,
+        levels=symbols,
+        kind=kind,
+        sound=sound,
+        context=np.zeros(1, int),
+        classes=tuple("abcdefg"[:classes]),
+    )
 
 
 def arguments(name, kind, event, symbols, classes=0, **settings):
@@ -204,10 +211,21 @@ def test_probabilities_of_all_events_add_up_to_one(name, kind, event, symbols, c
 
 @every(SOME)
 def test_extreme_weights_are_survived(name, kind, event, symbols, classes):
-    check_extremes(randomised(tiny(name, kind, event, symbols, classes), event), event)
+    factor = (
+        1e3 if name == "wavenet" and len(event) == 2 else 1e4
+    )  # its means are linear in its weights, and so large
+    check_extremes(randomised(tiny(name, kind, event, symbols, classes), event), event, factor)
 
 
-@every({"image": [((3, 2, 1), 256), ((2, 2, 3), 256)], "text": [((5,), 256)], "sound": [((5,), 256), ((3, 2), 256)], "array": [((2, 3), 256)]}, (0,))
+@every(
+    {
+        "image": [((3, 2, 1), 256), ((2, 2, 3), 256)],
+        "text": [((5,), 256)],
+        "sound": [((5,), 256), ((3, 2), 256)],
+        "array": [((2, 3), 256)],
+    },
+    (0,),
+)
 def test_bytes_are_numbers_up_to_255(name, kind, event, symbols, classes):
     chain = randomised(
         tiny(name, kind, event, symbols, classes), event, spread=1e3

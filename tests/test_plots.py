@@ -138,6 +138,8 @@ def test_thinning_keeps_the_mean_and_the_ends():
     assert thin.mean() == pytest.approx(0.5)
     assert thin[0] < 0.002
     assert thin[-1] > 0.998
+    rows = plots.thinned(np.stack([y, -3 * y], 1), 100)
+    np.testing.assert_allclose(rows, np.stack([plots.thinned(y, 100), -3 * plots.thinned(y, 100)], 1))
 
 
 # ---- atoms ---------------------------------------------------------------------------------------------
@@ -331,3 +333,66 @@ def test_labels_of_maps_never_stand_on_each_other():
         far = np.sqrt(np.square(found[:, None] - found[None]).sum(2)) + np.eye(10)
         assert far.min() > 0.075
     np.testing.assert_array_equal(plots.apart(np.eye(2)).round(5), np.eye(2))
+
+
+# ---- sounds --------------------------------------------------------------------------------------------
+
+
+def tone(hertz, amplitude=32767, rate=8000, seconds=0.5):
+    return amplitude * np.sin(2 * np.pi * hertz / rate * np.arange(round(seconds * rate)))
+
+
+@pytest.mark.parametrize("rate", [8000, 12000, 44100])
+def test_a_tone_is_as_loud_as_it_is_at_its_own_frequency(rate):
+    for share in (0.1, 0.25, 0.4):
+        found = plots.decibels(tone(share * rate, rate=rate), rate)[:, 20:-20]
+        place = found.mean(1).argmax() / (len(found) - 1) / 2
+        assert place == pytest.approx(share, abs=0.005)
+        softer = plots.decibels(tone(share * rate, 32767 / 2, rate), rate)[:, 20:-20]
+        np.testing.assert_allclose((found - softer)[found > -60], 20 * np.log10(2), atol=1e-6)
+    exact = plots.decibels(tone(rate / 8, rate=rate), rate)  # in the middle of a band
+    few = len(exact) < 129 or rate < 20_000
+    assert exact.max() == pytest.approx(0 if few else 10 * np.log10(1.5 / 4), abs=0.3)
+
+
+@given(length=st.integers(0, 3000), rate=st.sampled_from([1, 4000, 8000, 96000]), given=st.integers(0, 3000))
+@settings(max_examples=8, deadline=None)
+def test_sounds_of_any_length_have_a_picture(length, rate, given):
+    samples = np.random.default_rng(0).integers(-(2**15), 2**15, length).astype(np.int16)
+    figure = plots.sound_plot(samples, rate, np.ones(length), given)
+    assert figure == plots.sound_plot(samples, rate, np.ones(length), given)
+    ET.fromstring(figure)
+    assert plots.INK not in figure
+    assert "prefers-color-scheme:dark" in figure
+    assert {"amplitude", "kHz", "bits/sample", "seconds"} <= set(texts(figure))
+    assert len(figure) < 120_000
+    rows, columns = plots.decibels(samples, rate).shape
+    assert 0 < rows <= plots.ROWS
+    assert 0 < columns <= plots.COLUMNS
+
+
+def test_silence_is_clear_and_the_loudest_place_is_not():
+    levels = plots.decibels(np.zeros(4000), 8000)
+    assert not plots.shaded(levels)[..., 3].any()
+    shades = plots.shaded(np.array([[-10.0, -10 - plots.DEEP / 2, -10 - plots.DEEP, -300]]))
+    assert shades[0, :, 3].tolist() == [255, 204, 0, 0]
+    assert shades[0, 0, :3].tolist() == [int(plots.ORANGE[i : i + 2], 16) for i in (1, 3, 5)]
+    faint = plots.shaded(np.full((1, 1), plots.FAINT - plots.DEEP / 2))  # a sound that is nowhere loud
+    assert faint[0, 0, 3] == 204
+
+
+def test_windows_of_surprise_keep_its_mean():
+    bits = np.random.default_rng(0).exponential(size=8000)
+    windows = plots.in_windows(bits, 8000)
+    assert len(windows) == 200
+    assert windows.mean() == pytest.approx(bits.mean())
+    np.testing.assert_allclose(windows[3], bits[120:160].mean())
+
+
+def test_what_was_given_is_gray_and_ends_at_a_dashed_line():
+    loud = tone(300, seconds=0.2)
+    plain, half = (plots.sound_plot(loud, 8000, given=given) for given in (0, 800))
+    assert "stroke-dasharray" not in plain
+    assert half.count("stroke-dasharray") == 2  # on both axes
+    assert plain.count("var(--ink)") < half.count("var(--ink)")
+    assert "stroke-dasharray" not in plots.sound_plot(loud, 8000, given=1600)

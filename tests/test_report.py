@@ -15,6 +15,7 @@ from html.parser import HTMLParser
 import imagecodecs
 import numpy as np
 import pytest
+import soundfile
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -22,15 +23,16 @@ import chainrule
 from chainrule import plots
 from chainrule import report as reporting
 from chainrule.cli import app
-from chainrule.data import load, train_holdout
+from chainrule.data import Sound, load, train_holdout
 from chainrule.data.dataset import Dataset
 from chainrule.errors import ChainruleError
 from chainrule.models import TABLE, open_run
-from chainrule.report import page, report, sections
+from chainrule.report import heard, page, report, sections
 from chainrule.report.codecs import (
     PNG,
     WEBP,
     codec_table,
+    flac,
     image_forms,
     more_byte_codecs,
     more_image_codecs,
@@ -38,10 +40,12 @@ from chainrule.report.codecs import (
     spread,
     xz,
 )
+from chainrule.report.heard import Heard
 from chainrule.report.page import table, text, tiles
 from chainrule.store import sha256
 
 VOID = {"meta", "link", "img", "br", "hr", "input"}
+MU_LAW = Sound(8000, "mu-law")
 HOSTILE = "\"><script>alert('x')</script>&amp;\u202e\x00\n<img src=//evil.example/x.png onerror=alert(1)>.png"
 
 
@@ -126,6 +130,7 @@ def every_card():
     known[:4] = True
     names = [f"{HOSTILE}{i}" for i in range(6)]
     letters = np.frombuffer(HOSTILE.encode() + b"\xff", np.uint8)
+    ramp = np.arange(900, dtype=np.int16)
     metrics = [{"step": i, "seconds": i / 2, "loss_bits": 3 - i / 9, "val_bits": 3.0} for i in range(9)]
     return [
         sections.samples_section(x, x, 17),
@@ -146,6 +151,12 @@ def every_card():
         sections.nonzeros_section(np.arange(9), 12, HOSTILE),
         sections.facts_section({HOSTILE: HOSTILE, "seed": 0, "loss": 0.5}, [HOSTILE]),
         sections.note_section(HOSTILE, HOSTILE),
+        heard.sounds_section(
+            HOSTILE, HOSTILE, [Heard(ramp, 8000, HOSTILE, HOSTILE, np.ones(900), 90, 1.0, 2.0)]
+        ),
+        sections.codecs_section(
+            codec_table([ramp % 256], 256, sound=MU_LAW), 1.5, 256, HOSTILE, "bits/sample"
+        ),
     ]
 
 
@@ -320,6 +331,31 @@ def test_nor_do_the_codecs_of_imagecodecs(channels):
     (_, brotli), (_, zstd) = more_byte_codecs()
     assert imagecodecs.brotli_decode(brotli(x.tobytes())) == x.tobytes()
     assert imagecodecs.zstd_decode(zstd(x.tobytes())) == x.tobytes()
+
+
+@pytest.mark.parametrize("coding", ["16 bit", "8 bit", "mu-law"])
+def test_flac_loses_nothing_and_bits_are_counted_by_samples(coding):
+    sound, draw = Sound(11025, coding), np.random.default_rng(0)
+    events = [draw.integers(0, 256, sound.shape(n), dtype=np.uint8) for n in (700, 1)]
+    files = [flac(event, sound) for event in events]
+    for event, file in zip(events, files, strict=True):
+        samples, rate = soundfile.read(io.BytesIO(file), dtype="int16")
+        again = sound.symbols(samples) if coding == "16 bit" else (samples >> 8) + 128
+        assert rate == 11025
+        np.testing.assert_array_equal(again, event)
+    rows = {row.name: row for row in codec_table(events, 256, sound=sound)}
+    assert rows["FLAC, a file each"].bits_per_dim == pytest.approx(8 * sum(map(len, files)) / 701)
+    assert rows["xz -9e, one file"].bits_per_dim >= sound.bits  # noise cannot be packed
+    assert not any("PNG" in name for name in rows)
+
+
+def test_sixteen_bits_are_packed_with_all_high_bytes_first_where_that_is_smaller():
+    sound, t = Sound(8000, "16 bit"), np.arange(4000)
+    noisy = 9000 * np.sin(t / 9) + np.random.default_rng(0).normal(size=4000) * 60
+    row = next(
+        r for r in codec_table([sound.symbols(noisy.astype(np.int16))], 256, sound=sound) if "xz" in r.name
+    )
+    assert row.best == "high bytes, then low bytes"
 
 
 def test_what_is_no_image_of_one_size_is_measured_as_far_as_it_can_be(monkeypatch):

@@ -8,39 +8,46 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from chainrule import console, output
-from chainrule.data import Sound
+from chainrule.data import Sound, load
 from chainrule.errors import ChainruleError
 from chainrule.models import Run
-from chainrule.report.heard import Heard, sound_in, sounds_page, wav
+from chainrule.report.heard import Heard, sound_in, sounds_page, usual_length, wav
 from chainrule.store import write_atomic
 from chainrule.verbs.walk import complete, sample
 
 DRAWN, CONTINUED = 4, 3  # sounds, unless told otherwise
-USUAL = 1.0  # seconds of a sound, when nobody says how long
-SHORT = 5.0  # seconds: as long as the recordings that a model learned from, but no longer, is a sound by default
 ENDINGS = (".wav", ".npy")
 USUALLY = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "seed": 0}
 
 
-def sample_sounds(run: Run, n, out, length, seconds, class_, page, draws: dict[str, Any], force, json_) -> None:
-    """`chainrule sample` for sounds: a .wav file each, or a .npy array of symbols (n, *event); a page to hear them."""
+def sample_sounds(
+    run: Run, n, out, length, seconds, class_, source: Path | None, page, draws: dict[str, Any], force, json_
+) -> None:
+    """`chainrule sample` for sounds: a .wav file each, or a .npy array of symbols (n, *event); a page to hear them.
+
+    A model that is conditioned on frames says what was said in the file `source`.
+    """
     sound, n = sound_in(run), n or DRAWN
     wanted = samples_for(sound, length, seconds)
-    size = usual_length(run) if wanted is None else wanted
+    spoken = frames_in(run, source)
+    if wanted is None:
+        wanted = usual_length(run) if spoken is None else len(spoken) * run.chain.args["hop"]
+    size = wanted
     check_room(n, size, sound)
     page = page and output.free(page, (".html",), force)
     files = places(out or Path("samples.wav"), n, force)
-    context = output.classes_for(run, n, class_)
-    event = event_for(sound, size)
+    context = output.classes_for(run, n, class_) if spoken is None else repeated(spoken, n)
+    event = sound.shape(size)
     warm_up(run, None if context is None else context[:1])
     with console.progress("sampling", n * int(np.prod(event)), json_) as tick:
         x, took = timed(lambda: output.in_parts(run.chain, n, event, context, tick, **draws))
     write(files, x, sound)
     row = told(sound, n, size, took, files)
     if page is not None:
-        names = [class_name(run, None if context is None else int(context[i])) for i in range(n)]
+        names = [class_name(run, None if not run.chain.classes else int(context[i])) for i in range(n)]  # type: ignore[index]
         sounds = [Heard(sound.samples(one), sound.rate, name) for one, name in zip(x, names, strict=True)]
         options = {"n": n, "out": out, "length": length, "seconds": seconds, "class": class_, "page": page}
         command = command_of(["sample", str(run.path)], options, draws)
@@ -60,8 +67,9 @@ def complete_sound(
     check_room(n, given + more, sound)
     page = page and output.free(page, (".html",), force)
     files = places(out or Path("completions.wav"), n, force)
-    context = output.classes_for(run, n, class_)
-    begun = np.zeros(event_for(sound, given + more), np.int64)
+    spoken = frames_in(run, file if run.chain.frames else None)
+    context = output.classes_for(run, n, class_) if spoken is None else repeated(spoken, n)
+    begun = np.zeros(sound.shape(given + more), np.int64)
     begun[:given] = x[:given]
     known = output.keep_top(f"top:{given / max(1, len(begun))!r}", begun.shape)
     warm_up(run, None if context is None else context[:1])
@@ -70,17 +78,47 @@ def complete_sound(
     write(files, found, sound)
     row = told(sound, n, given + more, took, files, given)
     if page is not None:
-        as_ = [class_name(run, None if context is None else int(context[i]), "") for i in range(n)]
+        as_ = [class_name(run, None if not run.chain.classes else int(context[i]), "") for i in range(n)]  # type: ignore[index]
         names = [f"continuation {i}" + (f", as {name}" if name else "") for i, name in enumerate(as_)]
         sounds = [
             Heard(sound.samples(one), sound.rate, name, given=given)
             for one, name in zip(found, names, strict=True)
         ]
-        real = Heard(sound.samples(x), sound.rate, file.name)
-        options = {"out": out, "n": n, "keep": keep, "class": class_, "length": length, "seconds": seconds, "page": page}
+        real = Heard(sound.samples(x), sound.rate, file.name, given=given)
+        options = {
+            "out": out,
+            "n": n,
+            "keep": keep,
+            "class": class_,
+            "length": length,
+            "seconds": seconds,
+            "page": page,
+        }
         command = command_of(["complete", str(run.path), str(file)], options, draws)
         write_atomic(page, sounds_page(run, sounds, numbers(row), command, real).encode())
     tell("completions", row, page, json_)
+
+
+# ---- what it says --------------------------------------------------------------------------------------------
+
+
+def frames_in(run: Run, source: Path | None) -> np.ndarray | None:
+    """The frames (F, n) of a recording, for a model that is conditioned on frames."""
+    if not run.chain.frames:
+        return None
+    if source is None:
+        raise ChainruleError(
+            f"{run.path} says again what was said in a recording: give it one with --source-file FILE.wav"
+        )
+    data = load(source, frames=True, **run.heard)
+    if data.sources is None or len(data) != 1:
+        raise ChainruleError(f"{source} holds {len(data):,} recordings: give a file with one")
+    return data.sources[0]
+
+
+def repeated(frames: np.ndarray, n: int) -> torch.Tensor:
+    """The frames (F, n) of n lanes."""
+    return torch.from_numpy(frames)[None].repeat(n, 1, 1)
 
 
 # ---- how long, and where to ----------------------------------------------------------------------------------
@@ -89,7 +127,9 @@ def complete_sound(
 def samples_for(sound: Sound, length: int | None, seconds: float | None) -> int | None:
     """The number of samples that was asked for, in samples or seconds; None: neither."""
     if length is not None and seconds is not None:
-        raise ChainruleError(f"--length {length} and --seconds {seconds:g} both say how long: leave one of them out")
+        raise ChainruleError(
+            f"--length {length} and --seconds {seconds:g} both say how long: leave one of them out"
+        )
     if seconds is None:
         return length
     if not 0 < seconds * sound.rate <= output.LARGEST:
@@ -97,17 +137,6 @@ def samples_for(sound: Sound, length: int | None, seconds: float | None) -> int 
             f"--seconds {seconds:g}: take more than 0, and at most {output.LARGEST / sound.rate:,.0f}"
         )
     return max(1, round(seconds * sound.rate))
-
-
-def usual_length(run: Run) -> int:
-    """How many samples a sound has when nobody says: those of the middle recording that was learned, of 5 s at most."""
-    rate, length = sound_in(run).rate, run.info.get("length")
-    return min(length, round(SHORT * rate)) if length else round(USUAL * rate)
-
-
-def event_for(sound: Sound, length: int) -> tuple[int, ...]:
-    """The shape of an event of so many samples."""
-    return (length, 2) if sound.bits == 16 else (length,)
 
 
 def check_room(n: int, length: int, sound: Sound) -> None:
@@ -145,7 +174,7 @@ def write(files: Sequence[Path], x: np.ndarray, sound: Sound) -> None:
 
 def warm_up(run: Run, context) -> None:
     """Draw one sample, so that what compiled code takes to load is not counted as the time of drawing."""
-    sample(run.chain, 1, event_for(sound_in(run), 1), context)
+    sample(run.chain, 1, sound_in(run).shape(1), context)
 
 
 def timed(work: Callable[[], np.ndarray]) -> tuple[np.ndarray, float]:

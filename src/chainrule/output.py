@@ -33,7 +33,6 @@ def score_data(run: Run, data: Dataset, named: str, page: Path | None, top: int,
     """`chainrule score`: the whole and every item; the page shows what the same pass over the data gave."""
     from chainrule.report.scored import Watch, surprise_page
 
-    data = data if run.sound is None else data.heard(run.sound)
     watch = None if page is None else Watch(data)
     with console.progress("scoring", len(data), json_) as tick:
         result = score(run.chain, data, tick, watch)
@@ -44,7 +43,8 @@ def score_data(run: Run, data: Dataset, named: str, page: Path | None, top: int,
     ]
     total = {
         "data": data.source, "items": len(data), "symbols": int(result.symbols.sum()),
-        "bits_per_dim": result.bits_per_dim, "unit": result.unit, "nats_per_item": result.nats_per_item, "exact": result.tokens is None,
+        "bits_per_dim": result.bits_per_dim, "unit": result.unit, "nats_per_item": result.nats_per_item,
+        "exact": result.tokens is None,
         "context_rule": run.chain.context_rule(), "skipped": [list(s) for s in data.skipped],
     }  # fmt: skip
     if result.tokens is not None:
@@ -187,7 +187,6 @@ def complete_file(
 def one_event(file: Path, run: Run) -> np.ndarray:
     """The one event (*event) int64 that a file holds, of the kind that the model knows, in symbols of its alphabet."""
     data = load(file, levels=run.info.get("levels"), alphabet=run.alphabet, **run.heard)
-    data = data if run.sound is None else data.heard(run.sound)  # 8 bits of a file may not be mu-law
     kind = run.info.get("kind")
     if kind is not None and data.kind != kind:
         raise ChainruleError(f"{data.source} is {data.kind}, the model was fitted on {kind}: give it {kind}")

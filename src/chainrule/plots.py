@@ -549,10 +549,10 @@ def laid_out(signs: Sequence[str], columns: int) -> list[tuple[int, int]]:
 # ---- sounds -> figures ---------------------------------------------------------------------------------
 
 WINDOW = 0.03  # seconds that a column of a spectrogram looks at, about
-ROWS, COLUMNS = 128, 400  # of a spectrogram, at most
+ROWS, COLUMNS = 129, 320  # of a spectrogram, at most
 DEEP = 70.0  # dB from the loudest place of a spectrogram to the clear ground
 FAINT = -60.0  # dB of full scale: what is nowhere louder is not drawn as if it were loud
-SHADES = 40  # of a spectrogram
+SHADES = 24  # of a spectrogram
 SHORT = 0.005  # seconds over which surprise is averaged, at least
 TONES = (BLUE, VIOLET, ORANGE)  # of a spectrogram, from soft to loud
 
@@ -579,9 +579,10 @@ def sound_plot(
     from matplotlib.figure import Figure
 
     heights = (1.0, 1.5) if bits is None else (1.0, 1.5, 0.9)  # inches
-    figure = Figure(figsize=(5.2, sum(heights) + 0.35), layout="constrained")
-    figure.get_layout_engine().set(h_pad=0.02)
-    every = figure.subplots(len(heights), 1, sharex=True, gridspec_kw={"height_ratios": heights})
+    high = sum(heights) + 0.6
+    figure = Figure(figsize=(5.2, high))  # with fixed margins, so that pictures beside each other are alike
+    room = {"left": 0.125, "right": 0.985, "top": 1 - 0.08 / high, "bottom": 0.48 / high, "hspace": 0.12}
+    every = figure.subplots(len(heights), 1, sharex=True, gridspec_kw={"height_ratios": heights, **room})
     end = start + max(len(samples), 1) / rate
     waveform(every[0], samples, start, end, given)
     spectrogram(every[1], samples, rate, start, end)
@@ -592,7 +593,8 @@ def sound_plot(
         axes.set_xlim(start, end)
         if 0 < given < len(samples):
             axes.axvline(start + given / rate, color=INK, lw=1, ls="--", alpha=0.7)
-    figure.align_ylabels(every)
+        axes.yaxis.set_label_coords(-0.105, 0.5)
+    every[-1].tick_params(axis="x", pad=7)  # clear of the 0 beside them
     every[-1].set_xlabel("seconds", color=INK)
     return form(figure)
 
@@ -630,7 +632,7 @@ def decibels(samples: np.ndarray, rate: int) -> np.ndarray:
     >>> tone = 32767 * np.sin(2 * np.pi * 1000 / 8000 * np.arange(8000))
     >>> found = decibels(tone, rate=8000)
     >>> found.shape, int(found[:, 200].argmax()), round(float(found.max()), 1)
-    ((128, 400), 32, 0.0)
+    ((129, 320), 32, 0.0)
     """
     y = np.asarray(samples, np.float64) / 32768
     size = max(16, 2 ** round(math.log2(WINDOW * rate)))
@@ -652,11 +654,9 @@ def shaded(levels: np.ndarray) -> np.ndarray:
     return np.rint(np.stack([*rgb, 255 * np.minimum(1, 1.6 * share)], -1)).astype(np.uint8)
 
 
-def surprise(
-    axes, bits: np.ndarray, rate: int, start: float, end: float, most: float | None = None
-) -> None:
-    """What samples (T,) needed, as means of windows of `window_of` samples."""
-    mean = thinned(np.asarray(bits, np.float64), max(1, round(len(bits) / window_of(len(bits), rate))))
+def surprise(axes, bits: np.ndarray, rate: int, start: float, end: float, most: float | None = None) -> None:
+    """What samples (T,) needed, averaged as by `in_windows`; `most` is the top of the axis."""
+    mean = in_windows(bits, rate)
     x = np.linspace(start, end, len(mean), endpoint=False) + (end - start) / max(1, 2 * len(mean))
     axes.fill_between(x, 0, mean, color=ORANGE, alpha=0.25, lw=0)
     axes.plot(x, mean, color=ORANGE, lw=1.2)
@@ -664,13 +664,14 @@ def surprise(
     axes.set_ylabel("bits/sample", color=INK)
 
 
-def window_of(length: int, rate: int) -> float:
-    """Samples over which the surprise of a sound of so many is averaged.
+def in_windows(bits: np.ndarray, rate: int) -> np.ndarray:
+    """The means of windows of `SHORT` seconds of samples (T,); of longer ones where there are more than `COLUMNS`.
 
-    >>> window_of(8000, rate=8000), window_of(100_000, rate=8000)
-    (40, 250.0)
+    >>> len(in_windows(np.zeros(8000), rate=8000)), len(in_windows(np.zeros(100_000), rate=8000))
+    (200, 320)
     """
-    return max(1, round(SHORT * rate), length / COLUMNS)
+    windows = round(len(bits) / max(1, round(SHORT * rate)))
+    return thinned(np.asarray(bits, np.float64), max(1, min(windows, COLUMNS)))
 
 
 def quiet(axes) -> None:

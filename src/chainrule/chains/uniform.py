@@ -19,7 +19,7 @@ class Uniform(Chain):
     """
 
     SIZES = {"tiny": {}, "laptop": {}, "paper": {}}
-    KINDS = ("image", "text", "array")
+    KINDS = ("image", "text", "sound", "array")
 
     def __init__(self, symbols: int = 256):
         super().__init__()

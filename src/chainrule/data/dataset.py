@@ -14,7 +14,6 @@ from chainrule.data.recordings import resampled
 from chainrule.data.sound import Sound
 from chainrule.errors import ChainruleError
 
-
 DIMS = {"text": "byte", "sound": "sample"}  # what bits are counted by; of anything else by symbols
 
 
@@ -84,7 +83,7 @@ class Dataset:
         return sum(math.prod(shape) * len(items) for shape, items in self.buckets.items())
 
     def dims(self) -> np.ndarray:
-        """What bits are counted by, (N,): symbols, channels included; of texts the bytes that they spell, of sounds samples.
+        """What bits are counted by, (N,): symbols, channels included; of texts their bytes, of sounds samples.
 
         >>> loud = Dataset([np.zeros((5, 2), np.uint8)], 256, "sound", sound=Sound(8000, "16 bit"))
         >>> loud.dims().tolist(), loud.lengths().tolist()

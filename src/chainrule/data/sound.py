@@ -41,6 +41,14 @@ class Sound:
         """Of a sample."""
         return 16 if self.coding == "16 bit" else 8
 
+    def shape(self, length: int) -> tuple[int, ...]:
+        """Of an event of so many samples.
+
+        >>> Sound(8000, "mu-law").shape(5), Sound(8000, "16 bit").shape(5)
+        ((5,), (5, 2))
+        """
+        return (length, 2) if self.bits == 16 else (length,)
+
     def symbols(self, samples: np.ndarray) -> np.ndarray:
         """Samples (T,) int16 -> symbols (T,) or (T, 2) uint8.
 

@@ -234,10 +234,11 @@ class Builder:
     def adaptive(self, d: Handle, taps: int, rate: float, small: float) -> Handle:
         """What a linear prediction that learns as it goes expects of the next number (of a sequence whose last is d).
 
-        And how far it was from d: (2,). With w weights and h the `taps` numbers before d, all zero at first, it was
-        p = Σ w h; with e = d - p, w moves by rate · e h / (small + Σ h²). (Normalised least mean squares.)
+        And more: (4,). With w weights and h the `taps` numbers before d, all zero at first, it was
+        p = Σ w h; with e = d - p, w moves by rate · e h / (small + Σ h²). (Normalised least mean squares.) It gives the
+        next p, e, r = 1 / √(small + Σ h² / taps), d now among h, and ln r.
         """
-        state = self.memory(2 * taps + 2, clock="pixel", carried=True)  # w, h, p, e
+        state = self.memory(2 * taps + 4, clock="pixel", carried=True)  # w, h, p, e, r, ln r
         return self._op("adapt", state.width, (state, d), [[rate, small]], into=state)[2 * taps :]
 
     def norm(self, x: Handle, weight: Any, bias: Any, **when: Any) -> Handle:

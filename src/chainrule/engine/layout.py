@@ -43,9 +43,11 @@ KINDS = (
 )  # fmt: skip
 CODES = {kind: code for code, kind in enumerate(KINDS)}
 
-# columns of the table of operations; A to E are the operation's own numbers, and A also how far it is from the
-# weights of one pixel to those of the next
+# columns of the table of operations; A to E are the operation's own numbers. Of a product A is how far it is from the
+# weights of one pixel to those of the next, or how many columns it is computed for; B how far its stripes are apart; C
+# what it begins with, D where that is and E its width
 KIND, OUT, IN, COUNT, N, K, WEIGHT, BIAS, EVERY, WHOLE, A, B, C, D, E = range(15)
+FROM_BIAS, FROM_VALUE = 1, 2  # what a product begins with; 0: what is there
 # columns of the table of reads
 BASE, HALF, ROW, ROWS, ROW_STEP, FRAME, FRAMES, FRAME_STEP, COLUMN, MASK, STEP, LINE = range(12)
 
@@ -53,7 +55,7 @@ BASE, HALF, ROW, ROWS, ROW_STEP, FRAME, FRAMES, FRAME_STEP, COLUMN, MASK, STEP, 
 class Tables(NamedTuple):
     """What the kernels are given; all but `places` stays as it is.
 
-    ops (n, 15), reads (m, 12) int64; places (m,) int64, where the current row of each read begins; starts: the
+    ops (n, 15) int64, reads (m, 12) int32; places (m,) int64, where the current row of each read begins; starts: the
     first operation of each clock; logits: the read of each channel's; wipe (w, 2): what a new frame clears;
     weights float32; dims: frames, rows, columns, channels, symbols, lanes, numbers a group; mixers (x, 25): the plan
     of each; primed int32: the counts that a lane begins with; curves: the functions of the mixers.
@@ -119,7 +121,7 @@ def layout(program: Program, event: tuple[int, ...], lanes: int) -> Tables:
     ]
     return Tables(
         table(lowering.ops, 15),
-        table(lowering.reads, 12),
+        table(lowering.reads, 12).astype(np.int32),  # half as much to read at every step
         np.zeros(len(lowering.reads), np.int64),
         np.array(starts, np.int64),
         np.array(logits, np.int64),
@@ -373,7 +375,9 @@ class Lowering:
             self.emit("norm", out, op.reads, weight=self.keep(weights[0]), bias=self.keep(weights[1]))
         elif op.kind == "bins":
             edges, table = self.keep(weights[0]), self.keep(weights[1])
-            self.emit("bins", out, op.reads, weight=table, bias=edges, a=rounded(out.width), k=len(weights[0]))
+            self.emit(
+                "bins", out, op.reads, weight=table, bias=edges, a=rounded(out.width), k=len(weights[0])
+            )
         elif op.kind == "adapt":
             self.emit("adapt", out, op.reads, weight=self.keep(weights[0]))
         elif op.kind == "copy onto":
@@ -411,13 +415,14 @@ class Lowering:
         """The start, then a product for each run of reads of one shape."""
         early, columns = ahead(self.program, op, self.lanes)
         start, inputs = (None, op.reads) if op.kind == "dense" else (op.reads[0], op.reads[1:])
-        bias = self.keep(weights[1]) if start is None else 0
+        bias, begun = self.keep(weights[1]) if start is None else 0, len(self.ops)
         if early:
             self.products_ahead(out, start, inputs[:early], bias, weights[0], columns)
         elif start is None:
             self.emit("fill", out, weight=bias)
         elif start.value != op.output or not start.here:
             self.emit("copy", out, [start])
+        joined = len(self.ops) > begun and self.program.clock(op) not in EARLY
         rows = sum(read.width for read in inputs[early:])
         kind, step = "dense", 0
         if op.kind == "dense here onto":
@@ -426,17 +431,32 @@ class Lowering:
         for run, first in self.runs(inputs[early:]):
             where = {"k": run[0].width, "weight": matrix + first * VECTOR, "a": step, "b": rows * VECTOR}
             self.emit(kind, out, run, n=rounded(out.width), **where)
+            if joined and first == 0:
+                self.join(self.ops.pop(-2), out)
+
+    def join(self, start: list[int], out: Read) -> None:
+        """The last operation begins with what another one would write: of a pixel there is little else to do."""
+        filled = start[KIND] == CODES["fill"]
+        self.begin(FROM_BIAS if filled else FROM_VALUE, start[WEIGHT if filled else IN], out)
+
+    def begin(self, how: int, where: int, out: Read) -> None:
+        """What the last operation begins with."""
+        self.ops[-1][C], self.ops[-1][D], self.ops[-1][E] = how, where, out.width
 
     def products_ahead(self, out, start, inputs, bias, weight, columns) -> None:
         """The same of what is known early, for so many columns at once; then a copy of the present one."""
         rows, sums = sum(read.width for read in inputs), self.sums[out.value]
         matrix = self.keep(weight[:rows], rows)
         for run, first in self.runs(inputs):
-            begins = run if first or start is None else [*run, start]
-            numbers = [self.read_from(sums, out), *(self.read(read) for read in begins)]
+            numbers = [self.read_from(sums, out), *(self.read(read) for read in run)]
             where = {"k": run[0].width, "weight": matrix + first * VECTOR, "b": rows * VECTOR}
-            how = {"a": columns, "c": 0 if first else 1 if start is None else 2, "bias": bias}
-            self.emit_row("ahead", out, numbers, run, rounded(out.width), **where, **how)
+            self.emit_row("ahead", out, numbers, run, rounded(out.width), a=columns, **where)
+            if first == 0:
+                self.begin(
+                    FROM_BIAS if start is None else FROM_VALUE,
+                    bias if start is None else self.read(start),
+                    out,
+                )
         self.emit_row("copy", out, [self.read(out), self.read_from(sums, out)], [out])
 
     def runs(self, inputs: Sequence[Read]) -> Iterator[tuple[list[Read], int]]:

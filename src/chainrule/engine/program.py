@@ -122,7 +122,7 @@ OPS: dict[str, tuple[int | None, int, int | None, str]] = {
         1,
         0,
         0,
-        "the same, no mass of a level beyond its edges, log scales taken within -13..13",
+        "the same, no mass of a level beyond its edges, log scales taken within -16..16",
     ),
     "logistic of": (1, 0, 1, "wⱼ + log of the mass of the symbol of channel n under logistic j, x as above"),
     "mix": (
@@ -141,7 +141,12 @@ OPS: dict[str, tuple[int | None, int, int | None, str]] = {
     ),
     "blend": (None, 0, 0, "Σⱼ (1/J + x₀[0, j] + x₀[1 + the last symbol, j]) xⱼ₊₁: ln p of J chains, weighed"),
     "bins": (1, 2, 0, "W₁[how many of the numbers W₀ are at most x], W₀ (M,), W₁ (M + 1, N)"),
-    "adapt": (2, 1, 0, "what a filter of normalised least mean squares knows once y came, x what it knew: see `adaptive`"),
+    "adapt": (
+        2,
+        1,
+        0,
+        "what a filter of normalised least mean squares knows once y came, x what it knew: see `adaptive`",
+    ),
     "norm": (1, 2, 0, "(x - mean) / √(variance + 10⁻⁵) · W + b"),
     "attend": (
         3,
@@ -612,7 +617,7 @@ def _bins(program, op, n, widths):
 
 def _adapt(program, op, n, widths):
     fits = program.values[op.output].carried and op.reads[0].value == op.output and op.reads[0].here
-    return [(2,)] if fits and n >= 4 and n % 2 == 0 and widths == [n, 1] else None
+    return [(2,)] if fits and n >= 6 and n % 2 == 0 and widths == [n, 1] else None
 
 
 def _norm(program, op, n, widths):

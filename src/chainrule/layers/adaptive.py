@@ -1,4 +1,4 @@
-"""Linear prediction that learns as it goes: normalised least mean squares (Haykin, "Adaptive Filter Theory", chapter 7)."""
+"""Linear prediction that learns as it goes: normalised least mean squares (Haykin, "Adaptive filter theory")."""
 
 from __future__ import annotations
 
@@ -8,59 +8,62 @@ from torch import Tensor
 
 from chainrule.jit import compiled
 
-SMALL = 1e-6  # added to Σ h²: 33 levels of 65,536 squared, so that what follows silence does not throw a filter off
+SMALL = 1e-8  # added to energies: 3.3 levels of 65,536 squared, so that what follows silence is not blown up
+OUTPUTS = 4  # numbers that a filter tells: p, e, r, ln r
 
 
-def predictions(d: Tensor, begins: Tensor, state: Tensor, rate: float) -> tuple[Tensor, Tensor, Tensor]:
-    """What a filter of P taps expects of each number of a sequence, given those before it.
+def predictions(d: Tensor, begins: Tensor, state: Tensor, rate: float) -> tuple[Tensor, Tensor]:
+    """What a filter of P taps knows of a sequence at each position, from the numbers before it.
 
-    With h the P numbers before a position and w = 0 at the beginning,
+    With h the last P numbers and w = 0 at the beginning, it expects p = Σ w h. When the number d has come,
 
-        p = Σ_i w_i h_i,    and when the number d has come    e = d - p,    w <- w + rate · e h / (SMALL + Σ h²)
+        e = d - p,    w <- w + rate · e h / (SMALL + Σ h²),    r = 1 / √(SMALL + Σ h² / P) with d among h
 
     Args:
         d: (B, T) the number before each position.
-        begins: (B, T) where a sequence begins: nothing has been learned there, and nothing is expected.
-        state: (B, 2 P + 2), of `at_rest`: weights, the P numbers, the last p and e.
+        begins: (B, T) where a sequence begins: there nothing has been learned, and nothing is expected.
+        state: (B, 2 P + 4), of `at_rest`: weights, the P numbers, the last p, e, r, ln r.
 
     Returns:
-        p (B, T) of each position, e (B, T) of the one before it, the new state.
+        p, e, r, ln r of each position, (B, T, 4); the new state.
     """
     numbers, after = d.detach().cpu().numpy(), state.detach().cpu().numpy().copy()
-    p, e = np.empty_like(numbers), np.empty_like(numbers)
-    filtered(np.ascontiguousarray(numbers), begins.cpu().numpy(), after, numbers.dtype.type(rate), p, e)
-    return tuple(torch.from_numpy(x).to(d.device) for x in (p, e, after))  # type: ignore[return-value]
+    told = np.empty((*numbers.shape, OUTPUTS), numbers.dtype)
+    filtered(np.ascontiguousarray(numbers), begins.cpu().numpy(), after, rate, told)
+    return torch.from_numpy(told).to(d.device), torch.from_numpy(after).to(d.device)
 
 
 def at_rest(like: Tensor, taps: int) -> Tensor:
-    """The state (B, 2 P + 2) of a filter that has seen nothing."""
-    return like.new_zeros(len(like), 2 * taps + 2)
+    """The state (B, 2 P + 4) of a filter that has seen nothing."""
+    return like.new_zeros(len(like), 2 * taps + OUTPUTS)
 
 
 @compiled
-def filtered(d, begins, state, rate, p, e):
-    """`predictions` of each row, into p and e; the state is changed in place."""
-    taps = (state.shape[1] - 2) // 2
-    small = state.dtype.type(SMALL)
+def filtered(d, begins, state, rate, told):
+    """`predictions` of each row, into `told`; the state is changed in place."""
+    taps = (state.shape[1] - OUTPUTS) // 2
+    number = state.dtype.type
+    small, rate = number(SMALL), number(rate)
     for row in range(d.shape[0]):
         w, h, last = state[row, :taps], state[row, taps : 2 * taps], state[row, 2 * taps :]
         for t in range(d.shape[1]):
             if begins[row, t]:
                 state[row] = 0
-                p[row, t] = e[row, t] = 0
-                continue
-            energy = state.dtype.type(0)
+            energy, after, expected = number(0), number(0), number(0)
             for i in range(taps):
                 energy += h[i] * h[i]
-            error = d[row, t] - last[0]
+            error = number(0) if begins[row, t] else d[row, t] - last[0]
             pull = rate * error / (small + energy)
-            expected = state.dtype.type(0)
-            for i in range(taps - 1, -1, -1):
+            for i in range(taps):
                 w[i] += pull * h[i]
             for i in range(taps - 1, 0, -1):
                 h[i] = h[i - 1]
-            h[0] = d[row, t]
+            h[0] = number(0) if begins[row, t] else d[row, t]
             for i in range(taps):
                 expected += w[i] * h[i]
+                after += h[i] * h[i]
             last[0], last[1] = expected, error
-            p[row, t], e[row, t] = expected, error
+            last[2] = number(1) / np.sqrt(small + after / number(taps))
+            last[3] = np.log(last[2])
+            for i in range(OUTPUTS):
+                told[row, t, i] = last[i]

@@ -22,15 +22,17 @@ import torch
 from scipy.sparse import issparse
 
 from chainrule import store
+from chainrule.console import COUNTED
 from chainrule.data import BYTES, Dataset, draw, load, train_holdout, unit_of
 from chainrule.encoding import told_of
+from chainrule.engine import program_of
 from chainrule.errors import ChainruleError
 from chainrule.model import Chain, Code
 from chainrule.models import TABLE, Run
-from chainrule.report import sections
+from chainrule.report import heard, sections
 from chainrule.report.codecs import codec_table
 from chainrule.report.page import page
-from chainrule.report.scored import exactness
+from chainrule.report.scored import Watch, exactness, surprising_sounds
 from chainrule.verbs.score import Scores, context_of, score
 from chainrule.verbs.walk import fill, sample
 
@@ -41,6 +43,8 @@ ITEMS, SYMBOLS = 1000, 1 << 21  # scored at most
 CODEC_SYMBOLS = 1 << 18  # given to the codecs at most: WebP at its best packs 50,000 a second
 SHEETS = (64, 49, 36, 25, 16, 9, 4)  # images on a sheet, the most that there is patience for
 SUMS = 4  # images written as sums of atoms
+AUDIBLE = 3.0  # seconds of a sound that is drawn, at most
+TRIED = 200  # samples that are drawn to see how long it takes
 TEXT = 600  # bytes of a sampled text, and half of what is coloured by surprise
 
 Listener = Callable[[str], object]
@@ -91,7 +95,17 @@ class Subject:
     def scores(self) -> Scores | None:
         """The exact scores of all items, when the model is a chain."""
         chain = self.run.model
-        return score(chain, self.data) if self.data is not None and isinstance(chain, Chain) else None
+        heard = self.watch
+        return (
+            score(chain, self.data, hear=heard)
+            if self.data is not None and isinstance(chain, Chain)
+            else None
+        )
+
+    @cached_property
+    def watch(self) -> Watch | None:
+        """What the scoring of sounds is heard by."""
+        return None if self.data is None or self.data.sound is None else Watch(self.data)
 
     @cached_property
     def codes(self) -> np.ndarray | None:
@@ -194,8 +208,8 @@ def first_items(data: Dataset) -> Dataset:
     """The first ITEMS or SYMBOLS of the data, binarised once if need be."""
     sizes = np.cumsum([np.asarray(data.x[i]).size for i in range(min(len(data), ITEMS))])
     few = data.select(slice(0, max(1, int(np.searchsorted(sizes, SYMBOLS, side="right")))))
-    if few.kind == "text":
-        return replace(few, x=[np.asarray(text)[:SYMBOLS] for text in few.x])
+    if few.kind in ("text", "sound"):
+        return replace(few, x=[np.asarray(event)[: SYMBOLS // few.per_sample] for event in few.x])
     if not few.binarise:
         return few
     return replace(few, x=draw(few, np.arange(len(few)), seed=0, step=0), binarise=False)
@@ -217,6 +231,8 @@ def lead(run: Run) -> str:
         f"an alphabet of {run.alphabet.symbols:,} tokens"
         if "tokens" in run.info
         else f"{levels} levels a symbol"
+        if run.sound is None
+        else heard.coded(run.sound)
     )
     return f"Fitted to {kind} data, {shape}, {made}{f'; {items:,} in all' if items else ''}."
 
@@ -322,9 +338,12 @@ def codecs(subject: Subject) -> str:
     sizes = subject.scores.symbols
     n = max(1, int(np.searchsorted(np.cumsum(sizes), CODEC_SYMBOLS, side="right")))
     bits = float(subject.scores.nats[:n].sum() / math.log(2) / sizes[:n].sum())
-    what = f"the first {min(n, len(sizes)):,} of {len(sizes):,} {subject.what}, {sizes[:n].sum():,} symbols"
-    rows = codec_table(subject.events(n), subject.levels)
-    return sections.codecs_section(rows, bits, subject.levels, what, subject.unit)
+    counted = COUNTED.get(subject.unit, "symbols")
+    what = f"the first {min(n, len(sizes)):,} of {len(sizes):,} {subject.what}, {sizes[:n].sum():,} {counted}"
+    sound = subject.run.sound
+    rows = codec_table(subject.events(n), subject.levels, sound=sound)
+    levels = subject.levels if sound is None else 2**sound.bits
+    return sections.codecs_section(rows, bits, levels, what, subject.unit)
 
 
 def training(subject: Subject) -> str:
@@ -347,6 +366,79 @@ def texts(subject: Subject) -> str:
     return sections.texts_section(
         texts, f"Written by the model, a {alphabet.unit} at a time, {TEXT} {alphabet.unit}s each."
     )
+
+
+def sounds(subject: Subject) -> str:
+    """Real recordings, each beside one that the model drew, of the same class where it knows classes."""
+    sound, names = heard.sound_in(subject.run), subject.classes
+    length = min(heard.usual_length(subject.run), round(AUDIBLE * sound.rate))
+    n, seconds = sounds_in_time(subject, (3, 2, 1), length)
+    if not n:
+        return too_long("Samples", subject, seconds)
+    chosen = spread_over(subject.data, n)
+    context = classes_in_turn(subject, n) if len(chosen) < n else classes_at(subject, chosen)
+    shown = []
+    for i, symbols in enumerate(sample(subject.run.chain, n, sound.shape(length), context)):
+        as_ = "" if context is None else f", as {names[int(context[i])]}"
+        shown += [real_sound(subject, j, round(AUDIBLE * sound.rate)) for j in chosen[i : i + 1]]
+        shown.append(heard.Heard(sound.samples(symbols), sound.rate, f"drawn by the model{as_}"))
+    heading = "Samples beside real recordings" if chosen else "Samples"
+    return sections.section(heading, heard.legend(sound.rate, surprise=False), heard.gallery(shown))
+
+
+def sound_completions(subject: Subject) -> str:
+    """The first halves of two real recordings, and what the model makes of them."""
+    sound, chosen = heard.sound_in(subject.run), spread_over(subject.data, 2)
+    wholes = [real_sound(subject, i, round(AUDIBLE * sound.rate)) for i in chosen]
+    n, seconds = sounds_in_time(
+        subject, (3, 1), max((len(w.samples) for w in wholes), default=0) * len(wholes)
+    )
+    if not n:
+        return too_long("Completions", subject, seconds) if wholes else ""
+    shown: list[heard.Heard] = []
+    for i, whole in zip(chosen, wholes, strict=True):
+        event = sound.symbols(whole.samples).astype(np.int64)
+        known = np.zeros(event.shape, bool)
+        known[: len(event) // 2] = True
+        context = classes_at(subject, [i] * n)
+        drawn = fill(
+            subject.run.chain, event[None].repeat(n, 0), known, context, 1.0, 1.0, 0, 2, len(shown), None
+        )
+        whole = replace(whole, given=len(event) // 2)
+        shown.append(whole)
+        shown += [
+            replace(whole, samples=sound.samples(one), name=f"completion {k}", left=0.0)
+            for k, one in enumerate(drawn)
+        ]
+    return sections.section(
+        "Completions",
+        sections.paragraph(
+            "The model is given the first half of a recording, gray and before the dashed line, and draws the rest."
+        ),
+        heard.gallery(shown),
+    )
+
+
+def spread_over(data: Dataset | None, n: int) -> list[int]:
+    """At most `n` items, spread over the data evenly."""
+    return [] if data is None else sorted(set(np.linspace(0, len(data) - 1, n).round().astype(int).tolist()))
+
+
+def real_sound(subject: Subject, i: int, length: int) -> heard.Heard:
+    """At most `length` samples from the middle of recording i."""
+    assert subject.data is not None
+    sound, event = heard.sound_in(subject.run), np.asarray(subject.data.x[i])
+    left = max(0, len(event) - length)
+    samples = sound.samples(event[left // 2 : left // 2 + length])
+    name = f"real: {subject.data.names[i]}"
+    return heard.Heard(samples, sound.rate, name, start=left // 2 / sound.rate, left=left / sound.rate)
+
+
+def surprising_recordings(subject: Subject) -> str:
+    """The recordings that need most and fewest bits, and when they do."""
+    if subject.scores is None or subject.data is None or subject.watch is None:
+        return ""
+    return "\n".join(surprising_sounds(subject.data, subject.scores, subject.watch))
 
 
 def coloured_text(subject: Subject) -> str:
@@ -453,6 +545,15 @@ CARDS: dict[str, list[tuple[str, Callable[[Subject], str]]]] = {
         ("codecs", codecs),
         ("facts", facts),
     ],
+    "sound": [
+        ("samples", sounds),
+        ("completions", sound_completions),
+        ("surprise", surprising_recordings),
+        ("scores", spread),
+        ("training", training),
+        ("codecs", codecs),
+        ("facts", facts),
+    ],
     "array": [("scores", spread), ("training", training), ("codecs", codecs), ("facts", facts)],
     "code": [
         ("atoms", atoms),
@@ -487,6 +588,21 @@ def drawn_in_time(subject: Subject, counts, shape: tuple[int, ...] | None = None
     return max([n for n in counts if seconds * n / least <= PATIENCE], default=0), seconds
 
 
+def sounds_in_time(subject: Subject, counts, length: int) -> tuple[int, float]:
+    """As `drawn_in_time` for sounds of so many samples, by drawing some of them."""
+    if not length:
+        return 0, 0.0
+    sound, least, tried = heard.sound_in(subject.run), min(counts), min(length, TRIED)
+    if program_of(subject.run.chain) is None:
+        return drawn_in_time(subject, counts, sound.shape(length))
+    for size in (1, tried):  # the first time compiled code is loaded, which says nothing
+        began = time.perf_counter()
+        sample(subject.run.chain, least, sound.shape(size), classes_in_turn(subject, least))
+        taken = time.perf_counter() - began
+    seconds = taken / tried * length
+    return max([n for n in counts if seconds * n / least <= PATIENCE], default=0), seconds
+
+
 def too_long(heading: str, subject: Subject, seconds: float) -> str:
     """The card in the place of samples that would take too long."""
     command = f"chainrule sample {shlex.quote(str(subject.run.path))}"
@@ -499,6 +615,13 @@ def too_long(heading: str, subject: Subject, seconds: float) -> str:
 def classes_in_turn(subject: Subject, n: int) -> torch.Tensor | None:
     """(n,) classes 0, 1, ..., again and again; None for an unconditional chain."""
     return torch.arange(n) % subject.run.chain.classes if subject.run.chain.classes else None
+
+
+def classes_at(subject: Subject, index: list[int]) -> torch.Tensor | None:
+    """The classes of the items at `index`; None for an unconditional chain."""
+    if subject.data is None or not subject.run.chain.classes:
+        return None
+    return torch.from_numpy(np.asarray(subject.data.context)[index].astype(np.int64))
 
 
 def listed(pairs: dict[str, Any]) -> str:

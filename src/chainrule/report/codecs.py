@@ -1,4 +1,4 @@
-"""What the codecs of every day need for the same data: PNG, WebP lossless, xz, bzip2.
+"""What the codecs of every day need for the same data: PNG, WebP lossless, FLAC, xz, bzip2.
 
 With the package imagecodecs (`pip install chainrule[codecs]`) also JPEG XL, JPEG-LS, JPEG 2000, brotli and zstd.
 
@@ -20,6 +20,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from chainrule.data import Sound
+
 SHEET_SIDE = 16383  # pixels: what WebP can hold
 
 
@@ -35,12 +37,16 @@ Encoder = Callable[[Image.Image], bytes]
 
 
 def codec_table(
-    events: Sequence[np.ndarray] | np.ndarray, levels: int, efforts: Sequence[int] = (7,)
+    events: Sequence[np.ndarray] | np.ndarray,
+    levels: int,
+    efforts: Sequence[int] = (7,),
+    sound: Sound | None = None,
 ) -> list[Codec]:
     """Measure every codec that can hold `events` (N, *event) of symbols 0..levels-1 without loss.
 
-    Images are measured on one sheet (when all have one size) and as a file each; anything else only as bytes.
-    `efforts` are those of JPEG XL, 1 to 10: the best size counts, and from 9 on it takes its time.
+    Images are measured on one sheet (when all have one size) and as a file each, sounds as a file each; anything else
+    only as bytes. Of sounds bits are counted by samples. `efforts` are those of JPEG XL, 1 to 10: the best size counts,
+    and from 9 on it takes its time.
 
     Example:
         >>> rows = codec_table(np.zeros((9, 8, 8, 1), np.uint8), levels=256)
@@ -50,10 +56,14 @@ def codec_table(
     symbols = sum(np.asarray(e).size for e in events)
     if not symbols:
         return []
-    images = levels <= 256 and all(is_image(e) for e in events)
+    images = sound is None and levels <= 256 and all(is_image(e) for e in events)
     rows = image_rows(events, levels, symbols, efforts) if images else []
+    if sound is not None:
+        symbols //= sound.bits // 8
+        rows += sound_rows(events, sound, symbols)
     for name, pack in (("xz -9e", xz), ("bzip2 -9", bz2.compress), *more_byte_codecs()):
-        sizes = {form: len(pack(data)) for form, data in byte_forms(events, levels)}
+        forms = byte_forms(events, levels) if sound is None else sample_forms(events, sound)
+        sizes = {form: len(pack(data)) for form, data in forms}
         rows.append(smallest(f"{name}, one file", sizes, symbols))
     return rows
 
@@ -76,6 +86,27 @@ def image_rows(events, levels: int, symbols: int, efforts: Sequence[int]) -> lis
                     found[key] = found.get(key, 0) + len(encode(image))
         rows.append(smallest(f"{name}, a file each", found, symbols))
     return rows
+
+
+def sound_rows(events, sound: Sound, samples: int) -> list[Codec]:
+    """FLAC, a file each, of 16 bits or of codes of 8 bits as if they were linear; nothing without soundfile."""
+    if find_spec("soundfile") is None:
+        return []
+    files = [flac(event, sound) for event in events]
+    form = "codes as if they were linear" if sound.coding == "mu-law" else "samples"
+    return [Codec("FLAC, a file each", 8 * sum(map(len, files)) / samples, f"{form}, its best level")]
+
+
+def flac(event: np.ndarray, sound: Sound) -> bytes:
+    """A FLAC file of one channel that holds the symbols of a sound exactly."""
+    import soundfile
+
+    buffer, kind = io.BytesIO(), "PCM_16" if sound.bits == 16 else "PCM_S8"
+    numbers = sound.samples(event) if sound.bits == 16 else (event.astype(np.int16) - 128) * 256
+    rate = min(sound.rate, 655_350)  # what a FLAC file can say
+    with soundfile.SoundFile(buffer, "w", rate, 1, kind, format="FLAC", compression_level=1.0) as file:
+        file.write(numbers.astype(np.int16))
+    return buffer.getvalue()
 
 
 def smallest(name: str, sizes: dict[str, int], symbols: int) -> Codec:
@@ -125,6 +156,14 @@ def byte_forms(events, levels: int) -> Iterator[tuple[str, bytes]]:
     yield f"{flat.itemsize} byte{'s' * (flat.itemsize > 1)} a symbol", flat.tobytes()
     if levels == 2:
         yield "1 bit a symbol", np.packbits(flat.astype(bool)).tobytes()
+
+
+def sample_forms(events, sound: Sound) -> Iterator[tuple[str, bytes]]:
+    """All sounds one after the other as bytes: (form, bytes); of 16 bits also with all high bytes first."""
+    flat = np.concatenate([np.asarray(e).astype(np.uint8) for e in events])
+    yield f"{sound.bits // 8} byte{'s' * (sound.bits == 16)} a sample", flat.tobytes()
+    if sound.bits == 16:
+        yield "high bytes, then low bytes", flat.T.tobytes()
 
 
 def fits_a_sheet(events) -> bool:

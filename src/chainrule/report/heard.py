@@ -1,7 +1,7 @@
 """Sounds on a page: each with a player, its waveform, its spectrogram and, where it was scored, how it surprised.
 
-`chainrule sample RUN --page FILE.html` and `chainrule complete RUN FILE --page FILE.html` show what they drew. The pages
-of `report` and `score` are made of the same parts.
+`chainrule sample RUN --page FILE.html` and `chainrule complete RUN FILE --page FILE.html` show what they drew. The
+pages of `report` and `score` are made of the same parts.
 """
 
 from __future__ import annotations
@@ -23,6 +23,10 @@ from chainrule.report.page import page, paragraph, player, section, text, vector
 LONGEST = 8.0  # seconds of a sound that are shown at most
 SAMPLES = 1 << 17  # of a sound that are shown at most
 ROOM = 1 << 21  # samples on a page, all sounds together: 5.6 MB of it
+USUAL = 1.0  # seconds of a sound, when nobody says how long
+SHORT = (
+    5.0  # seconds: as long as the recordings that a model learned from, but no longer, is a sound by default
+)
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,12 @@ def wav(samples: np.ndarray, rate: int) -> bytes:
     return struct.pack("<4sI", b"RIFF", len(chunks)) + chunks
 
 
+def usual_length(run: Run) -> int:
+    """How many samples a sound has when nobody says: those of the middle recording that was learned, of 5 s at most."""
+    rate, length = sound_in(run).rate, run.info.get("length")
+    return min(length, round(SHORT * rate)) if length else round(USUAL * rate)
+
+
 def room_of(rate: int) -> int:
     """How many samples of a sound are shown at most.
 
@@ -77,10 +87,15 @@ def shortened(one: Heard) -> Heard:
     if length <= room:
         return one
     first = min(max(0, one.given - room // 2), length - room)
+    here = slice(first, first + room)
     return replace(
-        one, samples=one.samples[first : first + room], bits=None if one.bits is None else one.bits[first : first + room],
-        given=max(0, one.given - first), start=one.start + first / one.rate, left=(length - room) / one.rate,
-    )  # fmt: skip
+        one,
+        samples=one.samples[here],
+        bits=None if one.bits is None else one.bits[here],
+        given=max(0, one.given - first),
+        start=one.start + first / one.rate,
+        left=one.left + (length - room) / one.rate,
+    )
 
 
 def shown(sounds: Sequence[Heard]) -> tuple[list[Heard], int]:
@@ -90,20 +105,15 @@ def shown(sounds: Sequence[Heard]) -> tuple[list[Heard], int]:
     return short[:fit], len(short) - fit
 
 
-def gallery(sounds: Sequence[Heard]) -> str:
-    """Sounds beside and below each other; the surprise of all is drawn on one scale."""
-    means = [surprise_peak(one) for one in sounds if one.bits is not None]
-    most = max(means, default=0.0) or None
+def gallery(sounds: Sequence[Heard], most: float | None = None) -> str:
+    """Sounds beside and below each other; `most`: bits at the top of the surprise of all."""
     return f'<div class="sounds">{"".join(figure(one, most) for one in sounds)}</div>'
 
 
-def surprise_peak(one: Heard) -> float:
-    """The greatest of the means that `plots.surprise` draws."""
-    assert one.bits is not None
-    if not len(one.bits):
-        return 0.0
-    windows = max(1, round(len(one.bits) / plots.window_of(len(one.bits), one.rate)))
-    return float(plots.thinned(np.asarray(one.bits, np.float64), windows).max())
+def greatest(sounds: Sequence[Heard]) -> float:
+    """The greatest surprise that is drawn of some sounds."""
+    curves = [plots.in_windows(one.bits, one.rate) for one in sounds if one.bits is not None]
+    return max((float(curve.max(initial=0)) for curve in curves), default=0.0)
 
 
 def figure(one: Heard, most: float | None = None) -> str:
@@ -111,7 +121,7 @@ def figure(one: Heard, most: float | None = None) -> str:
     large = f"<b>{text(one.number)}</b> " if one.number else ""
     caption = f"<figcaption>{large}{text(one.name)}{text(excerpt(one))}</figcaption>"
     drawn = plots.sound_plot(one.samples, one.rate, one.bits, one.given, one.start, most)
-    what = "Waveform and spectrogram" if one.bits is None else "Waveform, spectrogram and surprise"
+    what = "Waveform and spectrogram" if one.bits is None else "Waveform, spectrogram and surprise over time"
     picture = vector(drawn, f"{what} of {one.name or 'a sound'}")
     return f"<figure>{caption}{player(wav(one.samples, one.rate))}{picture}</figure>"
 
@@ -129,9 +139,9 @@ def excerpt(one: Heard) -> str:
 def legend(rate: int, surprise: bool, given: bool = False) -> str:
     """How to read the pictures, in plain words."""
     words = (
-        "Above the waveform, below it the spectrogram: which frequencies sound when, from clear (silence, or "
-        f"{plots.DEEP:.0f} dB below the loudest place) over blue to orange (the loudest). Frequencies go up to "
-        f"{rate / 2000:g} kHz, half the {rate:,} samples a second."
+        "At the top the waveform; below it the spectrogram: which frequencies sound when, from clear (silence, or "
+        f"{plots.DEEP:.0f} dB below the loudest place of that sound) over blue to orange (the loudest). Frequencies go "
+        f"up to {rate / 2000:g} kHz, half of the {rate:,} samples a second."
     )
     if surprise:
         least = 1000 * plots.SHORT
@@ -141,7 +151,7 @@ def legend(rate: int, surprise: bool, given: bool = False) -> str:
             "expected something else."
         )
     if given:
-        words += " Gray, before the dashed line, is what was given; the rest is the model's."
+        words += " Gray, before the dashed line, is what was given to the model."
     return paragraph(words, "note")
 
 
@@ -150,17 +160,21 @@ def left_out(count: int) -> str:
     return paragraph(f"{count:,} further sounds are not shown here.", "note") if count else ""
 
 
-def sounds_section(heading: str, words: str, sounds: Sequence[Heard]) -> str:
+def sounds_section(heading: str, words: str, sounds: Sequence[Heard], most: float | None = None) -> str:
     """A card of sounds; of too many the first are shown, and it says so."""
     some, left = shown(sounds)
-    return section(heading, paragraph(words) if words else "", gallery(some), left_out(left))
+    return section(heading, paragraph(words) if words else "", gallery(some, most), left_out(left))
 
 
 # ---- the page of samples and completions ---------------------------------------------------------------------
 
 
 def sounds_page(
-    run: Run, drawn: Sequence[Heard], numbers: dict[str, str], command: Sequence[str], real: Heard | None = None
+    run: Run,
+    drawn: Sequence[Heard],
+    numbers: dict[str, str],
+    command: Sequence[str],
+    real: Heard | None = None,
 ) -> str:
     """The page, HTML: sounds that a model drew, after the beginning of `real` when that is given.
 

@@ -76,8 +76,10 @@ class Watch:
             tuple[float, int, int, Excerpt]
         ] = []  # a heap: the least surprising that is kept comes first
         self._passages: list[tuple[float, int, int, Excerpt]] = []
-        self._least: list[tuple[float, int, Excerpt]] = []  # the same of the least surprising sounds
-        self.course: np.ndarray | None = None  # bits along the only text or sound, as means of equal stretches
+        self._least: list[tuple[float, int, int, Excerpt]] = []  # the same of the least surprising sounds
+        self.course: np.ndarray | None = (
+            None  # bits along the only text or sound, as means of equal stretches
+        )
 
     def __call__(self, i: int, nats: np.ndarray) -> None:
         bits = nats / math.log(2)
@@ -104,15 +106,16 @@ class Watch:
         """bits (T,) of samples: of a long recording the part is kept that is as surprising as it is."""
         room = heard.room_of(self.data.sound.rate)  # type: ignore[union-attr]
         if len(self.data) == 1 and len(bits) > room:
-            self.course = plots.thinned(bits, STRETCHES)
-            for first in surprising(bits, self.most, room):
-                passage = Excerpt(i, first, bits[first : first + room].copy())
+            self.course, size = plots.thinned(bits, STRETCHES), max(1, room // 3)
+            for first in surprising(bits, self.most, size):
+                passage = Excerpt(i, first, bits[first : first + size].copy())
                 self._keep(i, passage.bits, passage)
             return
         for sign, heap, most in ((1.0, self._items, self.most), (-1.0, self._least, self.fewest)):
             (first,) = surprising(sign * bits, 1, room)
             part = Excerpt(i, first, bits[first : first + room].copy())
-            push(heap, (sign * float(bits.mean() if len(bits) else 0.0), -i, -first, part), most)
+            mean = float(bits.mean()) if len(bits) else 0.0
+            push(heap, (sign * mean, -int(sign) * i, -first, part), most)  # one order, from both ends
 
     def _keep(self, i: int, bits: np.ndarray, excerpt: Excerpt) -> None:
         entry = float(bits.sum() / max(1, bits.size)), -i, -excerpt.start, excerpt
@@ -398,19 +401,23 @@ def sound_cards(data: Dataset, scores: Scores, watch: Watch) -> Iterator[str]:
     yield section("How to read the pictures", heard.legend(data.sound.rate, surprise=True))
     if watch.course is not None:
         yield course_of_sound(watch.course, int(scores.symbols[0]), data.sound.rate)
-        yield sounds_card("Most surprising passages", data, scores, watch.beginnings())
-        return
-    most, least = watch.beginnings(), watch.least()
-    yield sounds_card("Most surprising" if len(data) > 1 else "The recording", data, scores, most)
+    yield from surprising_sounds(data, scores, watch)
+
+
+def surprising_sounds(data: Dataset, scores: Scores, watch: Watch) -> Iterator[str]:
+    """Cards of the most and the least surprising recordings; the scale of their bits over time is the same for all."""
+    heading, number = "Most surprising" if len(data) > 1 else "The recording", "the whole recording"
+    if watch.course is not None:
+        heading, number = "Most surprising passages", "the passage"
+    most, least = (
+        [sound_of(data, scores, part) for part in parts] for parts in (watch.beginnings(), watch.least())
+    )
+    top = heard.greatest([*most, *least])
+    yield heard.sounds_section(heading, f"The large number: bits/sample of {number}.", most, top)
     if least:
-        yield sounds_card("Least surprising", data, scores, least)
-    if left := len(data) - len(most) - len(least):
+        yield heard.sounds_section("Least surprising", "", least, top)
+    if (left := len(data) - len(most) - len(least)) > 0:
         yield sections.note_section("Left out", f"{left:,} recordings between these are not shown.")
-
-
-def sounds_card(heading: str, data: Dataset, scores: Scores, parts: Sequence[Excerpt]) -> str:
-    """Recordings, or parts of them, each with its bits over time."""
-    return heard.sounds_section(heading, "", [sound_of(data, scores, part) for part in parts])
 
 
 def sound_of(data: Dataset, scores: Scores, part: Excerpt) -> heard.Heard:
@@ -418,9 +425,11 @@ def sound_of(data: Dataset, scores: Scores, part: Excerpt) -> heard.Heard:
     assert data.sound is not None
     whole, count = np.asarray(data.x[part.item]), len(part.bits)
     samples = data.sound.samples(whole[part.start : part.start + count])
-    rate, name = data.sound.rate, str(scores.names[part.item])
-    number, left = f"{float(scores.each()[part.item]):.3f}", (len(whole) - count) / rate
-    return heard.Heard(samples, rate, name, number, part.bits, 0, part.start / rate, left)
+    rate, start = data.sound.rate, part.start / data.sound.rate
+    name, bits, left = str(scores.names[part.item]), scores.each()[part.item], (len(whole) - count) / rate
+    if len(data) == 1 and left:  # a passage of the only recording
+        name, bits, left = f"second {start:.1f} to {start + count / rate:.1f}", part.bits.mean(), 0.0
+    return heard.Heard(samples, rate, name, f"{bits:.3f}", part.bits, 0, start, left)
 
 
 def course_of_sound(course: np.ndarray, length: int, rate: int) -> str:

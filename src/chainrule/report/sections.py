@@ -126,24 +126,22 @@ def scores_section(bits: np.ndarray, total: float, what: str, unit: str = DIM, k
     return half(
         f"{unit.capitalize()} of each item",
         paragraph(f"{what}: {total:.4f} {unit} all together, {kind}, every item counted once."),
-        drawing(
-            plots.histogram({"items": bits}, unit), f"Histogram of the {unit} of {len(bits)} items"
-        ),
+        drawing(plots.histogram({"items": bits}, unit), f"Histogram of the {unit} of {len(bits)} items"),
     )
 
 
 def codecs_section(codecs: Sequence[Codec], model: float, levels: int, what: str, unit: str = DIM) -> str:
     """The model's bits/dim beside those of codecs on the same items, as bars with numbers."""
-    ours = "chainrule, this model"
+    ours, thing = "chainrule, this model", "sample" if unit == "bits/sample" else "symbol"
     rows = sorted([(ours, model), *[(c.name, c.bits_per_dim) for c in codecs]], key=lambda r: r[1])
     uniform = float(np.log2(levels))
     return section(
         "Beside other codecs",
         paragraph(
-            f"Lossless, bits a symbol on the same data: {what}. The codecs' numbers are whole files with "
+            f"Lossless, bits a {thing} on the same data: {what}. The codecs' numbers are whole files with "
             f"their headers. The model's number is −log₂ p(x), which an archive needs but for its container "
-            f"and the model itself. A symbol has {levels} levels: {uniform:.3f} bits if all are equally "
-            f"likely. The codecs store it in 8 bits or, where that was smaller, in fewer."
+            f"and the model itself. A {thing} has {levels:,} levels: {uniform:.3f} bits if all are equally "
+            f"likely. The codecs store it in {max(8, math.ceil(uniform))} bits or, where that was smaller, in fewer."
         ),
         plots.bars(rows, unit, own=[ours]),
         paragraph("Forms: " + "; ".join(f"{c.name}: {c.best}" for c in codecs) + ".", "note"),

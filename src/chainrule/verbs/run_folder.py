@@ -205,8 +205,8 @@ class Log:
     """metrics.jsonl: a line every 20 steps. Lines beyond the checkpoint that is resumed are dropped.
 
     The loss of a chain is in nats a symbol and written in bits/dim; a symbol has `dims` of these on average, as a token
-    has several bytes, and a byte of a sound of 16 bits is half a sample. That of a code is whatever the code minimises. Of trainings that follow each other a line says
-    which of them it is about, from 1 on.
+    has several bytes, and a byte of a sound of 16 bits is half a sample. That of a code is whatever the code minimises.
+    Of trainings that follow each other a line says which of them it is about, from 1 on.
     """
 
     def __init__(self, path: Path, step: int, bits: bool, dims: float = 1.0):
