@@ -489,6 +489,13 @@ def test_a_lie_is_refused_in_one_line(small, tmp_path, lie):
     assert outcome(path, chain, tmp_path / "out") is None
 
 
+def test_put_together_without_a_lie_it_gives_what_went_in(small, tmp_path):
+    """Else the test above could pass for the wrong reason."""
+    path, chain, root = small
+    path.write_bytes(put_together(*taken_apart(path.read_bytes()), flags=2))
+    assert outcome(path, chain, tmp_path / "out") == {p.name: p.read_bytes() for p in root.iterdir()}
+
+
 def test_blocks_of_a_recording_in_another_order_are_refused(small, tmp_path):
     """With the bytes of the blocks exchanged, too: every checksum is right, and each piece decodes."""
     path, chain, _ = small
