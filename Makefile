@@ -1,7 +1,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
-# Processes that share the tests: one a core, eight at most. With 0 they run in pytest's own.
+# Processes that share the tests: one a core, eight at most. With 0 they run in pytest's own. Each begins with a stretch
+# of the tests in order, so what a file trains once is seldom trained twice; who is done takes half of another's rest.
 WORKERS ?= auto
 
 .PHONY: tour test check format clean
