@@ -7,6 +7,7 @@ import math
 import re
 import struct
 import wave
+from dataclasses import replace
 from html import unescape
 
 import numpy as np
@@ -267,10 +268,12 @@ def test_training_and_scores_say_the_same_unit(name, tmp_path):
     run = chainrule.fit(data, "uniform", out=tmp_path / name, steps=1, bits=bits)
     assert run.info["length"] == 40
     assert run.info["held_out"]["bits_per_dim"] == pytest.approx(bits)
-    wave = chainrule.fit(data, out=tmp_path / f"wave {name}", steps=1, size="tiny", bits=bits, batch=2)
+    same = replace(data, x=[data.x[0]] * 30)
+    options = {"steps": 1, "size": "tiny", "batch": 2, "lr": 1e-9}  # nothing is learned
+    wave = chainrule.fit(same, out=tmp_path / f"wave {name}", bits=bits, **options)
     (first, *_) = wave.metrics()
     assert first["val_bits"] == pytest.approx(wave.info["held_out"]["bits_per_dim"])
-    assert first["loss_bits"] == pytest.approx(first["val_bits"], rel=0.3)  # a model that knows nothing yet
+    assert first["loss_bits"] == pytest.approx(first["val_bits"], rel=0.15)  # of other stretches of the same
     assert "bits/sample" in chainrule.console.told(first, chainrule.console.unit_in(wave.info))
 
 
@@ -327,7 +330,7 @@ def test_the_surprise_over_time_is_the_score(coding):
 
 
 def test_few_recordings_stand_on_the_page_once():
-    for n in range(1, 10):
+    for n in (1, 2, 3, 8, 9):
         _, _, watch = page_of(Uniform(256), recordings(*range(20, 20 + n)))
         shown = [part.item for part in watch.beginnings() + watch.least()]
         assert len(shown) == len(set(shown)) == min(n, 8)
