@@ -1,6 +1,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
+# Processes that share the tests: one a core, eight at most. With 0 they run in pytest's own.
+WORKERS ?= auto
 
 .PHONY: tour test check format clean
 
@@ -8,7 +10,7 @@ tour: $(INSTALLED)  ## install, run the main job on data that ships with scikit-
 	$(BIN)/chainrule tour -o tour
 
 test: check  ## install, lint, types, every test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8 --dist worksteal
 
 check: $(INSTALLED)  ## lint, format, types
 	$(BIN)/ruff check .

@@ -23,6 +23,7 @@ import json
 import os
 import resource
 import signal
+import struct
 import sys
 import tempfile
 import time
@@ -31,6 +32,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import hypothesis
 import numpy as np
@@ -42,7 +44,7 @@ from PIL import Image
 import chainrule
 from chainrule import archive as container
 from chainrule import packing
-from chainrule.data import Dataset
+from chainrule.data import Dataset, Sound, wav
 from chainrule.errors import ChainruleError
 
 SECONDS = 1.0  # of the processor's time, for a case
@@ -69,6 +71,7 @@ REASONS = {
     "index.names": "0, 1, 2 ... told by their number or one by one",
     "index.shapes": "equal shapes as one run or as several",
     "index.forms": "equal forms as one run or as several",
+    "index.ends": "what stands around the samples of files, equal ones as one run or as several",
     "index.tokens": "how many tokens a text has that no model coded",
     "index.contexts": "no classes told once or for each item",
     "payload": "zeros behind packed bytes, or the last bits of a stream, which no symbol needs",
@@ -103,6 +106,10 @@ def bases(root: Path) -> list[Base]:
         *written(root, "waves", waves, "char-lstm", [True]),
         *written(root, "digits", digits, "gated-pixelcnn", [False]),
         *written(root, "wide", wide, "uniform", [True, False]),
+        *written(
+            root, "recordings", chainrule.load(recordings(root / "recordings")), "wavenet", [True, False]
+        ),
+        *written(root, "sounds", sounds(), "wavenet", [False]),
         *written(root, "tokens", texts, "char-lstm", [True, False], tokens=262),
     ]
 
@@ -119,16 +126,52 @@ def written(
     """Fit, compress, with the model in the archive or elsewhere, and see what comes back."""
     place = root / f"{name} run"
     plan = {"steps": 20, "lr": 0.02, "size": "tiny", "holdout": 0.0, "compile": False}
-    plan |= {"tokens": tokens, "conditional": bool(data.classes)}
+    plan |= {"tokens": tokens, "conditional": bool(data.classes), "bits": data.sound and data.sound.bits}
     run = chainrule.fit(data, model, out=place, settings=settings, **plan)
     data = data.in_alphabet(run.alphabet)
+    if data.sound is not None and Path(data.source).is_dir():
+        data = packing.sounds(run, data.source)
     for embed in embeds:
         path = root / f"{name} {'with' if embed else 'without'} model.chain"
-        with contextlib.redirect_stdout(io.StringIO()):
+        with contextlib.redirect_stdout(io.StringIO()), short_pieces():
             packing.compress(run, data, Path(data.source), path, embed, force=False, json_=True)
         content, elsewhere = path.read_bytes(), None if embed else place
         assert Parts.of(content).joined() == content, f"{path}: taken apart and put together it is another"
         yield Base(path.stem, content, elsewhere, Truth(items_of(path, elsewhere), files_of(path, elsewhere)))
+
+
+@contextlib.contextmanager
+def short_pieces() -> Iterator[None]:
+    """Within it even short recordings are cut into blocks, and these into lanes."""
+    module = sys.modules["chainrule.verbs.compress"]
+    lanes = patch.object(module, "SOUND_LANE", 100), patch.object(module, "SOUND_BLOCK", 400)
+    with lanes[0], lanes[1], patch("chainrule.verbs.sounds.PIECE", 400):
+        yield
+
+
+def recordings(folder: Path) -> Path:
+    """A recording of two channels that is cut into pieces, with something behind it; a short one; a file kept whole."""
+    folder.mkdir()
+    two = np.stack([tone(600, 9.0), tone(600, 7.0)], 1).astype("<i2").tobytes()
+    fmt = struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, 2, 8000, 32000, 4, 16)
+    body = b"WAVE" + fmt + struct.pack("<4sI", b"data", len(two)) + two + b"LIST\4\0\0\0INFO"
+    (folder / "a.wav").write_bytes(b"RIFF" + struct.pack("<I", len(body)) + body)
+    one = tone(120, 8.0).astype("<i2").tobytes()
+    (folder / "b.wav").write_bytes(wav.header("16 bit", 8000, 120) + one)
+    (folder / "c.mp3").write_bytes(b"no sound")
+    return folder
+
+
+def tone(count: int, period: float) -> np.ndarray:
+    noise = np.random.default_rng(0).normal(0, 40, count)
+    return 4000 * np.sin(np.arange(count) / period) + noise
+
+
+def sounds() -> Dataset:
+    """Codes of mu-law that never were in a file."""
+    heard = Sound(8000, "mu-law")
+    events = [heard.symbols(tone(count, 9.0).astype(np.int16)) for count in (230, 120, 110)]
+    return Dataset(events, 256, "sound", ["x", "y", "z"], source="made", sound=heard)
 
 
 def pictures(folder: Path, rng: np.random.Generator) -> Path:

@@ -19,7 +19,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from chainrule import engine, store
-from chainrule.archive import END, FOOTER, MAGIC, MODEL, PREFIX, TOKENS, VERSION, expand, squeeze
+from chainrule.archive import END, FOOTER, MAGIC, MODEL, PREFIX, SOUND, TOKENS, VERSION, expand, squeeze
 from chainrule.models import TABLE, parse_model
 
 
@@ -135,12 +135,13 @@ class Parts:
     @property
     def flags(self) -> int:
         """What a reader must understand."""
-        return TOKENS if self.header.get("tokens_sha256") else 0
+        sound = SOUND if self.header.get("sound_coding") else 0
+        return sound | (TOKENS if self.header.get("tokens_sha256") else 0)
 
     def measured(self) -> Parts:
         """Lengths and checksums of model and blocks as they now are."""
         self.header.update(model_bytes=len(self.model), model_crc32=zlib.crc32(self.model))
-        if self.flags:
+        if self.flags & TOKENS:
             self.header.update(tokens_bytes=len(self.table), tokens_crc32=zlib.crc32(self.table))
         for entry, payload in zip(self.index["blocks"], self.payloads, strict=True):
             entry.update(bytes=len(payload), crc32=zlib.crc32(payload))
@@ -334,6 +335,7 @@ def item(draw: Draw, parts: Parts, _: Base, __: Sequence[Base]) -> Lie | None:
         "shapes": [run[1] for run in index["shapes"] for _ in range(run[0])],
         "forms": [run[1] for run in index["forms"] for _ in range(run[0])],
         **({"tokens": index["tokens"]} if "tokens" in index else {}),
+        **({"ends": [run[1] for run in index["ends"] for _ in range(run[0])]} if "ends" in index else {}),
     }
     column, i = draw.pick(list(columns)), draw.below(count)
     other, old = draw.below(count), columns[column][i]
@@ -344,6 +346,9 @@ def item(draw: Draw, parts: Parts, _: Base, __: Sequence[Base]) -> Lie | None:
         side = draw.below(len(old) + 1)
         grown = [n << draw.below(24) if i == side else n for i, n in enumerate(old)]
         new = draw.pick((grown, old[::-1], [*old, 1], [int(np.prod(old))], [n + 1 for n in old]))
+    elif column == "ends":
+        near = [n + draw.below(3) - 1 for n in old or [1, 44, 0]]
+        new = draw.pick((None, near, [near[0], near[2], near[1]], [1 << draw.below(40) for _ in near]))
     else:
         others = {"names": f"{old}{draw.below(10)}", "contexts": draw.below(9), "forms": "file"}
         new = others.get(column, draw.below(99))
@@ -352,7 +357,9 @@ def item(draw: Draw, parts: Parts, _: Base, __: Sequence[Base]) -> Lie | None:
     columns[column][i] = new
     contexts = None if all(c is None for c in columns["contexts"]) else columns["contexts"]
     index.update(names=columns["names"], contexts=contexts)
-    index.update({key: [[1, value] for value in columns[key]] for key in ("shapes", "forms")})
+    index.update(
+        {key: [[1, value] for value in columns[key]] for key in ("shapes", "forms", "ends") if key in index}
+    )
     return parts.joined(), ("index.tokens",) if column == "tokens" and not needed(parts) else ()
 
 
@@ -374,7 +381,9 @@ def monstrous(draw: Draw, parts: Parts, _: Base, __: Sequence[Base]) -> Lie:
         more = draw.below(len(parts.payloads[n]))
         entry["items"] += more
         shapes[-1][0] += more
-        parts.index["forms"][-1][0] += more
+        for column in ("forms", "ends"):
+            if column in parts.index:
+                parts.index[column][-1][0] += more
         parts.index.update(names=sum(run[0] for run in shapes), contexts=None)
     else:
         shape = draw.pick(shapes)[1] or [1]
@@ -530,7 +539,22 @@ def edited(draw: Draw, tree: Any, other: Any) -> None:
         tree[key] = new_value(draw, tree[key])
 
 
-WORDS = ("image", "text", "array", "files", "|u1", "|i1", "<u2", "model", "lzma", "stored", "symbols", "file")
+WORDS = (
+    "image",
+    "text",
+    "array",
+    "sound",
+    "16 bit",
+    "files",
+    "|u1",
+    "|i1",
+    "<u2",
+    "model",
+    "lzma",
+    "stored",
+    "symbols",
+    "file",
+)
 
 
 def new_value(draw: Draw, old: Any) -> Any:

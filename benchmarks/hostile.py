@@ -129,6 +129,7 @@ def rows(root: Path) -> Iterator[Row]:
     yield from names()
     yield from data(root)
     yield from arrays(root)
+    yield from sounds(root)
     yield from archives(root)
     yield from model_files(root)
     yield from run_folders(root)
@@ -273,6 +274,45 @@ def arrays(root: Path) -> Iterator[Row]:
         yield f"decode {name}", ["decode", "axes", name, "-o", "decoded.npy"]
     for name in ("none.npy", "huge.npy", "few.npy:test"):
         yield f"score {name}", ["score", "images", name]
+
+
+def sounds(root: Path) -> Iterator[Row]:
+    """Sound files that are broken, lie, or are of several rates; and options that are not for them."""
+    few = struct.pack("<4h", 1, -1, 2, -2)
+    files = {
+        "empty": b"",
+        "no samples": wav(b""),
+        "noise": os.urandom(5000),
+        "a page": b"<html>" * 99,
+        "truncated": wav(bytes(9000))[:5000],
+        "lying": wav(few, told=0x7FFF0000 - 1),
+        "no channels": wav(few, channels=0),
+        "many channels": wav(few, channels=65535),
+        "too fast": wav(few, rate=2**31 - 1),
+        "no rate": wav(few, rate=0),
+        "nan": wav(struct.pack("<2f", 0.5, float("nan")), tag=3, bits=32),
+        "infinite": wav(struct.pack("<2f", float("inf"), 1), tag=3, bits=32),
+        "no such coding": wav(few, tag=999),
+    }
+    (root / "recordings").mkdir()
+    for name, content in files.items():
+        (root / "recordings" / f"{name}.wav").write_bytes(content)
+        yield f"fit {name}.wav", ["fit", f"recordings/{name}.wav", "--steps", "1"]
+    yield "fit recordings", ["fit", "recordings", "--steps", "1"]
+    (root / "rates").mkdir()
+    for rate in (8000, 16000):
+        (root / "rates" / f"{rate}.wav").write_bytes(wav(few * 50, rate=rate))
+    tiny = ["--steps", "1", "--size", "tiny", "--threads", "1"]
+    yield "fit sounds of two rates", ["fit", "rates", *tiny]
+    yield "fit sounds of two rates at one" + RIGHT, ["fit", "rates", "--rate", "8000", *tiny, "-o", "heard"]
+    yield "score images by a model of sounds", ["score", "heard", "few.npy"]
+    yield "score sounds by a model of images", ["score", "images", "rates/8000.wav"]
+    os.mkfifo(root / "pipe.wav")
+    yield "score pipe.wav", ["score", "heard", "pipe.wav"]
+    for rate in ("0", "1", "768001", "9" * 30):
+        yield f"--rate {rate}", ["fit", "rates", "--rate", rate, *tiny]
+    yield "--rate 8000 of a text", ["fit", "story.txt", "--rate", "8000"]
+    yield "--bits 12", ["fit", "rates", "--rate", "8000", "--bits", "12"]
 
 
 def archives(root: Path) -> Iterator[Row]:
@@ -451,6 +491,17 @@ def png(height: int, width: int, *more: bytes) -> bytes:
 def npy_header(shape: str, descr: str) -> bytes:
     text = f"{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}, }}".ljust(117) + "\n"
     return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text.encode()
+
+
+def wav(
+    data: bytes, told: int | None = None, channels: int = 1, rate: int = 8000, tag: int = 1, bits: int = 16
+) -> bytes:
+    """A wav file whose header may say anything; `told` bytes of samples are promised."""
+    told = len(data) if told is None else told
+    size = bits // 8 * channels
+    form = struct.pack("<HHIIHH", tag, channels, rate, rate * size & 0xFFFFFFFF, size & 0xFFFF, bits)
+    head = b"WAVEfmt " + struct.pack("<I", 16) + form + b"data" + struct.pack("<I", told)
+    return b"RIFF" + struct.pack("<I", len(head) + told) + head + data
 
 
 def torch_zip() -> bytes:

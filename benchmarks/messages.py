@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import soundfile
 from PIL import Image
 from scipy import sparse
 from table import Row, show
@@ -226,10 +227,14 @@ def files(folder: Path) -> dict[str, Path]:
     (folder / "broken.png").write_bytes((folder / "other.png").read_bytes()[:40])
     (folder / "broken.npy").write_bytes(paths["one event"].read_bytes()[:-9])
     np.save(folder / "good.npy", x)
+    soundfile.write(folder / "speech.wav", wide.ravel().astype(np.int16), 8000)
+    (folder / "broken.wav").write_bytes((folder / "speech.wav").read_bytes()[:-9])
     return paths | {
         "an .npz of two arrays": folder / "two.npz",
         "a .png of another size": folder / "other.png",
         "a damaged .png": folder / "broken.png",
+        "a recording": folder / "speech.wav",
+        "a truncated .wav": folder / "broken.wav",
         "a truncated .npy": folder / "broken.npy",
         "a file that is not there": folder / "nowhere.npy",
     }

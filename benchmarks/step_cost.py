@@ -38,7 +38,7 @@ from chainrule.chains.char_lstm import CharLSTM
 from chainrule.chains.gated_pixelcnn import GatedPixelCNN
 from chainrule.engine import Program, program_of
 from chainrule.engine import layout as at
-from chainrule.engine.kernels import DENSE, ROW, dense
+from chainrule.engine.kernels import AHEAD, DENSE, ROW, dense
 from chainrule.engine.strict import Strict, aligned, in_threads
 from chainrule.layers.conv import affine
 from chainrule.model import Chain
@@ -169,15 +169,19 @@ class Engine:
 
 @numba.njit(error_model="numpy", nogil=True)
 def products(table, times, memory, weights, places, moved):
-    """Every row (repeats, rows, count, k, n, where its weights begin) of the table, `times` times."""
-    for _ in range(times):
+    """The products of `times` columns: each row of the table at every so many of them.
+
+    A row: (every, repeats, rows, count, k, n, where its weights begin, how far apart their stripes are).
+    """
+    for column in range(times):
         for i in range(len(table)):
-            repeats, rows, count, k, n, w = table[i]
+            every, repeats, rows, count, k, n, w, apart = table[i]
             ldx = -(-k // 16) * 16
             for s in range(count):
                 places[s] = s * rows * ldx
-            for _ in range(repeats):
-                dense(memory, places, count, k, ldx, rows, weights, w, n, count * rows * ldx, n, moved)
+            for _ in range(repeats if column % every == 0 else 0):
+                y = count * rows * ldx
+                dense(memory, places, count, k, ldx, rows, weights, w, apart, n, y, n, moved)
 
 
 class Floor:
@@ -192,17 +196,18 @@ class Floor:
         rows_of, pixels = [], []
         for section, (a, b) in enumerate(zip(run.tables.starts, run.tables.starts[1:], strict=False)):
             for op in run.tables.ops[a:b]:
-                if op[at.KIND] == DENSE:
+                if op[at.KIND] in (DENSE, AHEAD):
                     whole = section == ROW and op[at.WHOLE]
                     repeats = width if section == ROW and not whole else 1
-                    rows = each * width if whole else each
-                    shape = (repeats, rows, op[at.COUNT], op[at.K], op[at.N], op[at.WEIGHT])
+                    every = op[at.A] if op[at.KIND] == AHEAD else 1
+                    rows = each * width if whole else each * every
+                    shape = (every, repeats, rows, *(op[i] for i in (at.COUNT, at.K, at.N, at.WEIGHT, at.B)))
                     (rows_of if section == ROW else pixels).append(shape)
-        self.rows, self.pixels = (np.array(t, np.int64).reshape(-1, 6) for t in (rows_of, pixels))
+        self.rows, self.pixels = (np.array(t, np.int64).reshape(-1, 8) for t in (rows_of, pixels))
         self.height, self.width = int(height), int(width)
         self.multiply_adds = sum(program.multiply_adds().values()) * batch * height * width
         shapes = np.concatenate([self.rows, self.pixels])
-        self.size = int(max(r * (c * (k + 16) + n) for _, r, c, k, n, _ in shapes)) + 64
+        self.size = int(max(r * (c * (k + 16) + n) for _, _, r, c, k, n, *_ in shapes)) + 64
         self.shapes = shapes
 
     def run(self) -> None:
@@ -216,15 +221,15 @@ class Floor:
             products(self.pixels, self.width, *room)
 
     def _room(self):
-        reads = int(self.shapes[:, 2].max())
+        reads = int(self.shapes[:, 3].max())
         return aligned(self.size), self.weights, np.zeros(reads, np.int64), np.zeros(reads, np.int64)
 
     def largest(self) -> tuple[tuple[int, int, int], float]:
         """The product with the most multiply-adds a row of the batch: (rows, inputs, outputs), 10⁹ a second."""
-        work = self.shapes[:, 2] * self.shapes[:, 3] * self.shapes[:, 4]
+        work = self.shapes[:, 3] * self.shapes[:, 4] * self.shapes[:, 5]
         table = self.shapes[work.argmax()][None].copy()
-        table[0, 0] = 1
-        _, rows, count, k, n, _ = table[0].tolist()
+        table[0, :2] = 1
+        _, _, rows, count, k, n, *_ = table[0].tolist()
         each = rows * count * k * n
         times, room = max(1, int(1e8 / each)), self._room()
         seconds = in_turn({"": lambda: products(table, times, *room)}, 5)[""]

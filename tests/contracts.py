@@ -35,7 +35,7 @@ def randomised(chain, event, spread=1.5, seed=0):
     """The chain in float64 with random weights: nothing starts at zero, so nothing is hidden.
 
     They are made smaller until the logits have a standard deviation of at most `spread`, so nothing is
-    saturated either.
+    saturated either; the logarithms of masses far from a mean stay large whatever the weights, so not without end.
     """
     generator = torch.Generator().manual_seed(seed)
     chain = chain.double().eval()
@@ -43,7 +43,9 @@ def randomised(chain, event, spread=1.5, seed=0):
     with torch.no_grad():
         for p in chain.parameters():
             p.copy_(torch.randn(p.shape, generator=generator, dtype=torch.float64))
-        while chain.logits(x, context).std() > spread:
+        for _ in range(40):
+            if chain.logits(x, context).std() <= spread:
+                break
             for p in chain.parameters():
                 p.mul_(0.9)
     return chain
@@ -64,11 +66,22 @@ def contexts(chain, n):
     """What to condition `n` items on: nothing, or each class in turn, or sources, the last of them empty."""
     if chain.source:
         return [source.expand(n, -1) for source in sources(chain, 4)[[0, 2, 3]]]
+    if chain.frames:
+        return [frame[None].expand(n, -1, -1) for frame in frames(chain, 2)]
     return [torch.full((n,), c) for c in range(chain.classes)] if chain.classes else [None]
+
+
+def frames(chain, n, count=12, seed=0):
+    """Frames (n, count, numbers) for `n` items."""
+    return torch.randn(
+        n, count, chain.frames, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+    )
 
 
 def mixed(chain, n):
     """Classes 0, 1, ... in turn for `n` items, or as many sources, or None."""
+    if chain.frames:
+        return frames(chain, n)
     if chain.source:
         return sources(chain, n)
     return torch.arange(n) % chain.classes if chain.classes else None
@@ -515,7 +528,7 @@ def check_engine(chain, event):
 def check_exchange(chain, event, lanes=5):
     """Lanes that go on as others have the logits of a fresh run that was told the symbols of those, bit for bit."""
     single, context = copy.deepcopy(chain).float().eval(), mixed(chain, 1)
-    context = None if context is None else context.expand(lanes)
+    context = None if context is None else context.expand(lanes, *context.shape[1:])
     x = events(chain, event, lanes).reshape(lanes, -1).numpy()
     run, rng, met = strict(single, event, lanes, context, lanes), np.random.default_rng(0), []
     for t in range(x.shape[1]):
@@ -563,11 +576,13 @@ def check_carried(chain, event):
     Events begin at the first symbol of a row, in the middle of a window, and at the first of a later one.
     """
     chain, length = copy.deepcopy(chain).double().eval(), 3 * max(2, math.prod(event) // 2)
-    x = events(chain, (length,), 3)
-    before = torch.cat([torch.full((3, 1), -1), x[:, :-1]], 1)
+    of_sample = event[1:] if chain.channels > 1 and chain.AXES == "line" else ()
+    x = events(chain, (length, *of_sample), 3)
+    before = torch.cat([torch.full_like(x[:, :1], -1), x[:, :-1]], 1)
     before[1, length // 3 + 1] = before[2, 2 * length // 3] = before[2, 1] = -1
     context = None if mixed(chain, 3) is None else mixed(chain, 3)[:, None].expand(3, length)
-    cuts = [[0, *np.flatnonzero(row[1:].numpy() < 0) + 1, length] for row in before]
+    begins = before.reshape(3, length, -1)[..., 0].numpy() < 0
+    cuts = [[0, *np.flatnonzero(row[1:]) + 1, length] for row in begins]
     with torch.no_grad():
         alone = [
             -chain.log_prob(x[i : i + 1, a:b], None if context is None else context[i, :1]).item()
@@ -590,7 +605,10 @@ def check_carried(chain, event):
 
 
 def sharpened(temperature=1.0, top_p=1.0, top_k=None):
-    """The conditionals (B, N, K) of sampling with a temperature and a nucleus, one distribution at a time."""
+    """The conditionals (B, N, K) of sampling with a temperature and a nucleus, one distribution at a time.
+
+    Events with the same beginning share their conditionals, which are changed once.
+    """
 
     def one(log_p):
         p = np.exp(log_p / temperature)
@@ -602,7 +620,11 @@ def sharpened(temperature=1.0, top_p=1.0, top_k=None):
         with np.errstate(divide="ignore"):
             return np.log(kept / kept.sum())
 
-    return lambda log_p: np.apply_along_axis(one, -1, log_p)
+    def change(log_p):
+        different, place = np.unique(log_p.reshape(-1, log_p.shape[-1]), axis=0, return_inverse=True)
+        return np.stack([one(row) for row in different])[place].reshape(log_p.shape)
+
+    return change
 
 
 def check_samples(chain, event, sample=sample):

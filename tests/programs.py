@@ -26,7 +26,7 @@ KINDS = (
         "logistic of",
         "mix",
     ),
-    *("log softmax", "blend", "constant cycle", "attend near"),
+    *("log softmax", "blend", "constant cycle", "attend near", "bins", "adapt"),
 )
 # of an LSTM: its clock, and where the earlier hidden state and the earlier cell are (rows, columns), or carried
 STATES = [("pixel",), ("pixel", (0, -1), (0, -1)), ("pixel", (-1, 1), (-1, 0))]
@@ -120,6 +120,11 @@ class Writer:
             return self.attend_near(n)
         if kind in ("logistics", "logistics within", "logistic of"):
             return self.logistic(kind, clock)
+        if kind == "bins":
+            edges = np.sort(self.weight(self.number(1, 5)))
+            return p.bins(self.reading(clock)[:1], edges, self.weight(len(edges) + 1, n), **when)
+        if kind == "adapt":
+            return self.bounded(p.adaptive(self.reading("pixel")[:1], self.number(1, 4), 0.5, 0.1), {})
         if kind == "constant cycle":
             clock = "pixel" if clock in EARLY else clock
             return p.constant_cycle(self.weight(self.number(1, 5), n), clock=clock)

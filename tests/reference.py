@@ -65,10 +65,10 @@ def softplus32(x):
 
 
 def log_one_less32(d):
-    p = F(1)
+    p, near = F(1), np.minimum(d, F(0.5))  # the polynomial is for d below 0.5, and has no end for large ones
     for n in (7, 6, 5, 4, 3):
-        p = F(1) - d / F(n) * p
-    return log32(np.where(d < F(0.5), d * (F(1) - d * F(0.5) * p), F(1) - exp32(-d)))
+        p = F(1) - near / F(n) * p
+    return log32(np.where(d < F(0.5), near * (F(1) - near * F(0.5) * p), F(1) - exp32(-d)))
 
 
 def log_add32(x, y):
@@ -412,8 +412,19 @@ class Reference:
             "hidden": lambda: m.gated(x[1], quarters[3]),
             "log softmax": lambda: np.maximum(x[0] - self.log_total(x[0]), m.dtype(-20)),
             "blend": lambda: self.blend(x[0], x[1:], pixel),
+            "bins": lambda: w[1][(w[0][None] <= x[0]).sum(1)],
+            "adapt": lambda: self.adapt(*x, *w[0]),
             "reweigh": lambda: self.reweigh(x[0], x[1:-1], x[-1], w[0][0], pixel),
         }[op.kind]()
+
+    def adapt(self, state, d, rate, small):
+        """w, h, p, e, r, ln r of filters (lanes, 2 P + 4) once the numbers d (lanes, 1) came."""
+        m, taps = self.math, state.shape[1] // 2 - 2
+        w, h, p = state[:, :taps], state[:, taps : 2 * taps], state[:, 2 * taps : 2 * taps + 1]
+        w = w + ((rate * (d - p)) / (small + in_order(h * h))) * h
+        h = np.concatenate([d, h[:, :-1]], 1)
+        r = m.dtype(1) / np.sqrt(small + in_order(h * h) / m.dtype(taps))
+        return np.concatenate([w, h, in_order(w * h), d - p, r, m.log(r)], 1)
 
     def log_total(self, x):
         """log Σ eˣ, a column."""
@@ -500,7 +511,7 @@ class Reference:
         (w, mean, scale), k = np.split(x, 3, 1), k[:, None]
         step, steep = (
             m.dtype(1) / m.dtype(max(self.p.symbols - 1, 1)),
-            m.exp(-np.clip(scale, m.dtype(-13), m.dtype(13))),
+            m.exp(-np.clip(scale, m.dtype(-16), m.dtype(16))),
         )
         a, b = (((2 * k + side).astype(m.dtype) * step - m.dtype(1) - mean) * steep for side in (1, -1))
         return w + ((m.log_one_less((step + step) * steep) - m.softplus(-a)) - m.softplus(b))

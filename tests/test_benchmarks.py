@@ -14,9 +14,13 @@ from hypothesis import strategies as st
 
 from chainrule import ChainruleError, Dataset, fit
 from chainrule.archive import STORED
+from chainrule.chains.char_lstm import CharLSTM
 from chainrule.chains.counting import ContextMixing
 from chainrule.chains.uniform import Uniform
+from chainrule.data import Sound
+from chainrule.lecture import spoken
 from test_sparse_coding import mixtures
+from waves import tone
 
 
 @pytest.fixture
@@ -222,6 +226,31 @@ def test_gpt_speed_times_one_model_on_all_sides(benchmark, monkeypatch):
     assert rows["floor"]["MB a token"] == 4 * (12 * 16 * 16 + 16 * 9) / 1e6
 
 
+def test_step_cost_has_a_floor_below_the_engine(benchmark, monkeypatch):
+    module = benchmark("step_cost")
+    chain = CharLSTM(**CharLSTM.SIZES["tiny"]).eval()
+    monkeypatch.setattr(module, "models", lambda wanted: [("tiny", chain, (40,), module.TextSteps)])
+    monkeypatch.setattr(module, "numpy_rate", lambda *shape: 1.0)
+    options = argparse.Namespace(models=[], batches=[1, 5], threads=[1], runs=1, no_compile=True)
+    rows = list(module.measured(options))
+    assert [row["batch"] for row in rows] == [1, 5]
+    assert all(0 < row["floor_us"] < row["engine_us"] < row["naive_us"] for row in rows)
+
+
+def test_wavenet_speed_draws_on_every_side(benchmark, tmp_path):
+    module = benchmark("wavenet_speed")
+    options = argparse.Namespace(peers=None, samples=40, few=3, runs=1, layers=2)
+    rows = {row["side"]: row for row in module.measured(options)}
+    assert list(rows)[:-1] == ["chainrule", "known", "floor", "in turn", "BLAS", "naive"]
+    assert rows["floor"]["us/floor"] == rows["chainrule"]["chainrule/side"] == 1
+    assert all(rows[side]["us"] > 0 for side in list(rows)[:-1])
+    assert list(rows)[-1].startswith("left out: pytorch-wavenet, wavenet_vocoder")
+    costs = list(module.reach(options))
+    assert [row["receptive_field"] for row in costs] == [5, 8, 11, 14, 17, 9, 15, 21]
+    with pytest.raises(SystemExit, match="a folder with checkouts"):
+        module.imported(tmp_path / "nothing", "wavenet_model")
+
+
 def test_sparse_attention_has_an_exponent_of_every_side(benchmark):
     module = benchmark("sparse_attention")
     rows = list(module.measured(argparse.Namespace(sizes=[64, 256], runs=1)))
@@ -414,6 +443,33 @@ def test_text_coders_measure_archives_and_other_coders(benchmark, monkeypatch, t
     assert all(0 < row["ideal"] < row["bits_per_byte"] for row in rows if row.get("form") == "archive")
 
 
+def test_sound_archives_measure_archives_and_codecs(benchmark, monkeypatch, tmp_path):
+    module = benchmark("sound_archives")
+    heard = Sound(8000, "16 bit")
+    data = Dataset(
+        [heard.symbols(tone(n, n)[:, 0]) for n in (600, 450)], 256, "sound", "ab", source="made", sound=heard
+    )
+    for bits in (16, 8):
+        fit(data, "wavenet", out=tmp_path / f"{bits}", steps=2, size="tiny", holdout=0, bits=bits)
+    monkeypatch.setattr(module, "load", lambda name, split: data)
+    monkeypatch.setattr(module, "installed", lambda name: None)
+    monkeypatch.setattr(module.shutil, "which", lambda name: None)
+    runs = [str(tmp_path / f"{bits}") for bits in (16, 8)]
+    options = argparse.Namespace(runs=runs, data=None, threads=[1, 2], items=None)
+    rows = list(module.measured(options))
+    for coding in ("16 bit", "mu-law"):
+        mine = [row for row in rows if row["coding"] == coding]
+        ours = [row for row in mine if row["coder"].startswith("chainrule")]
+        assert [row["threads"] for row in ours] == [1, 2]
+        assert ours[0]["bits/sample"] == ours[1]["bits/sample"] < ours[0]["with_model"]
+        assert ours[0]["-log2 p"] == pytest.approx(ours[0]["score"], rel=1e-3)
+        forms = {row["form"]: row["bits/sample"] for row in mine if row["coder"].startswith("FLAC")}
+        assert forms["joined"] < forms["a file each"]
+        assert sum("is not installed" in row.get("note", "") for row in mine) == 5
+        assert {"xz -9e", "LZMA lc4", "bzip2 -9"} <= {row["coder"] for row in mine if "bits/sample" in row}
+    assert all(row["decode_samples/s"] > 0 for row in rows if "bits/sample" in row)
+
+
 def test_same_text_compares_archives(benchmark, tmp_path, small_text):
     module = benchmark("same_text")
     (tmp_path / "a.txt").write_bytes(small_text)
@@ -462,3 +518,27 @@ def test_cost_of_pairs_is_measured_at_every_length(benchmark):
     rows = list(module.measured(argparse.Namespace(sizes=[8, 32], size="tiny", runs=1)))
     assert [row["n"] for row in rows] == [8, 8, 32, 32, "exponent", "exponent"]
     assert all(row[work] > 0 for row in rows[:4] for work in module.WORK)
+
+
+def test_spoken_digits_are_heard_in_what_is_real_said_again_and_drawn(benchmark, tmp_path):
+    module = benchmark("spoken_digits")
+    learn = spoken.digits(spoken.MADE_UP, "train", bits=8)
+    run = fit(learn, "wavenet", out=tmp_path / "run", size="tiny", steps=3, conditional=True, holdout=0)
+    options = argparse.Namespace(
+        **{"run": [str(run.path)], "data": spoken.MADE_UP, "each": 1, "scored": 4, "seed": 0},
+        **{"temperature": [1.0, 0.5], "out": tmp_path / "wav"},
+    )
+    rows = list(module.measured(options))
+    real, coarse, again = rows[1:4]
+    assert rows[0] == {"recordings": "chance", "digit_%": 50.0, "speaker_%": 50.0}
+    assert all(row["digit_%"] == row["speaker_%"] == 100 for row in (real, coarse, again))
+    assert 0 < again["shape_dB"] < 6
+    made = [row for row in rows[4:] if "bits_per_sample" in row]
+    assert [row["recordings"] for row in made] == [
+        "drawn by run, from class",
+        "drawn by run, from class, temperature 0.5",
+    ]
+    assert all(0 < row["bits_per_sample"] < 9 and row["samples_per_s"] > 0 for row in made)
+    by_digit = [row["digit_%"] for row in rows[5:7]]
+    assert np.mean(by_digit) == pytest.approx(made[0]["digit_%"])
+    assert len(list((tmp_path / "wav").rglob("*.wav"))) == 8 + 2 * 4

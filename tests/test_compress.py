@@ -21,7 +21,7 @@ from chainrule.chains.char_lstm import CharLSTM
 from chainrule.chains.counting import ContextMixing
 from chainrule.chains.gated_pixelcnn import GatedPixelCNN
 from chainrule.chains.uniform import Uniform
-from chainrule.data import Dataset, load
+from chainrule.data import Dataset, Sound, load
 from chainrule.errors import ChainruleError
 from chainrule.model import Chain
 from chainrule.models import TABLE
@@ -184,7 +184,8 @@ def test_every_chain_of_the_table(tmp_path, name):
     kind = cls.KINDS[0]
     shapes = [(5, 4, 3)] * 6 if kind == "image" else [(40,), (25,), (40,)]
     x = events(shapes, 256, seed=1)
-    data = dataset(np.stack(x) if kind == "image" else x, 256, kind)
+    sound = Sound(8000, "mu-law") if kind == "sound" else None
+    data = dataset(np.stack(x) if kind == "image" else x, 256, kind, sound=sound)
     chain = build(name, cls.configure(data) | cls.SIZES["tiny"], TABLE)
     report = packed(tmp_path / "x.chain", chain, data)
     found = unpacked(tmp_path / "x.chain", chain)
@@ -329,7 +330,7 @@ def test_whole_texts_are_the_same_bytes_with_any_number_of_threads(tmp_path, mon
 
 @given(st.lists(st.integers(0, 50), min_size=1, max_size=9), st.integers(1, 8), st.integers(0, 20))
 def test_lanes_hold_every_symbol_once(sizes, block_items, lane):
-    header = type("Header", (), {"block_items": block_items, "lane": lane})
+    header = type("Header", (), {"block_items": block_items, "lane": lane, "per_sample": 1})
     items = [Item(str(i), (size,)) for i, size in enumerate(sizes)]
     arrays = [np.arange(size) + 100 * i for i, size in enumerate(sizes)]
     lanes = Lanes(items, header)

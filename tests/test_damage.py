@@ -47,7 +47,7 @@ def test_the_archives_have_everything_that_can_be_damaged(bases):
     assert {bool(p.model) for p in parts} == {True, False}
     assert {bool(p.table) for p in parts if p.flags} == {True, False}
     assert {p.header["layout"] for p in parts} == {"files", "array"}
-    assert {p.header["kind"] for p in parts} == {"image", "text", "array"}
+    assert {p.header["kind"] for p in parts} == {"image", "text", "array", "sound"}
     assert {form for p in parts for _, form in p.index["forms"]} == {"symbols", "file"}
     assert any(p.header["symbols"] > 256 for p in parts)
     assert any(p.index["contexts"] for p in parts)

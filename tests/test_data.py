@@ -453,7 +453,7 @@ def test_bad_paths_get_one_clear_line(tmp_path, monkeypatch):
     assert "is empty" in one_line(lambda: load(empty / "a.txt"))
     np.save(empty / "a.npy", noise(2, 2))
     (empty / "a.txt").unlink()
-    assert "no images and no texts" in one_line(lambda: load(empty))
+    assert "no images, no sounds and no texts" in one_line(lambda: load(empty))
     save(empty / "a.png", noise(2, 2))
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name != "a.png")
     assert "a.png cannot be read: permission denied" in one_line(lambda: load(empty))

@@ -520,7 +520,7 @@ def test_levels_and_norms_are_not_fused():
 
 def everything():
     """Programs with all there is, and events for them."""
-    return [(known_program(18), (2, 3, 3, 2)), line_program(), (known_line(), (24,))]
+    return [(known_program(18), (2, 3, 3, 2)), line_program(), (known_line(), (24,)), delayed_program()]
 
 
 def test_the_known_programs_have_every_operation_and_every_clock():
@@ -541,6 +541,46 @@ def line_program():
     return p.finish([first, p.embed(rng.normal(size=(5, 5)), channel=0, onto=first, clock="channel 1")]), (
         20,
     )
+
+
+def delayed_program():
+    """Sums that begin with what is known some columns before, in all ways in which few lanes may compute it ahead."""
+    p = Builder(4, classes=2, features=3)
+    rng = np.random.default_rng(9)
+
+    def product(width, *inputs, **more):
+        return p.dense(*inputs, weight=rng.normal(size=(sum(x.width for x in inputs), width)) / 4, **more)
+
+    given = p.given_features()
+    x = p.embed(rng.normal(size=(5, 17)), columns=-1, outside=4, clock="pixel")
+    sides = p.at(x, columns=-3), p.at(given, columns=2), given  # of another width: a second product
+    y = product(20, *sides, x, onto=p.one_of_classes(rng.normal(size=(2, 20))))
+    again = p.memory(17)
+    product(17, p.at(again, columns=-5), p.at(x, columns=-13), y, bias=rng.normal(size=17), into=again)
+    waves = p.gate(product(34, p.at(y, columns=-21), p.at(y, columns=-2), p.at(again, columns=-1)))
+    said = product(4, given, onto=product(4, given, clock="frame"), clock="channel 0")
+    late = product(9, p.at(waves, columns=-3), clock="done")
+    return p.finish([product(4, p.at(late, columns=-2), waves, again, onto=p.at(said, columns=-6))]), (47,)
+
+
+@pytest.mark.parametrize("most", [1, 2, 4, 8, 32, 128])
+def test_what_few_lanes_compute_ahead_has_the_bits_of_the_specification(most, monkeypatch):
+    monkeypatch.setattr(layout, "AHEAD", most)
+    for program, event in (delayed_program(), line_program()):
+        data = inputs(program, event, 3)
+        wanted = Reference(program, event, *data).run()
+        for group in (1, 2, 3):
+            same_bits(strictly(program, event, data, group=group), wanted, f"{most} columns ahead")
+
+
+def test_sums_of_what_is_not_known_yet_would_be_others(monkeypatch):
+    program, event = delayed_program()
+    data = inputs(program, event, 1)
+    wanted = Reference(program, event, *data).run()
+    known_for = layout.known_for
+    monkeypatch.setattr(layout, "known_for", lambda program, read: known_for(program, read) + 2)
+    with pytest.raises(AssertionError, match="differ"):
+        same_bits(strictly(program, event, data), wanted)
 
 
 @pytest.mark.parametrize("group", [1, 2, 3, 7, 64])

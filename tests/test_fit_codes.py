@@ -149,7 +149,7 @@ def test_what_a_code_cannot_learn_is_one_line_and_leaves_no_folder(tmp_path, opt
 
 def test_a_code_that_memory_does_not_hold_leaves_no_folder(tmp_path):
     with pytest.raises(MemoryError):
-        fit(rows(), "sparse-coding", out=tmp_path / "run", settings={"n_components": 10_000_000})
+        fit(rows(), "sparse-coding", out=tmp_path / "run", settings={"n_components": 10**13})
     assert list(tmp_path.iterdir()) == []
 
 

@@ -1,6 +1,7 @@
 """Figures of the lecture: every one is drawn in its smallest size, from photographs that are made up here."""
 
 import json
+import wave
 from itertools import pairwise
 from pathlib import Path
 
@@ -10,11 +11,12 @@ import torch
 from PIL import Image
 
 import chainrule.lecture
-from chainrule import cli, plots, store
+from chainrule import cli, fit, plots, store
 from chainrule.chains import CHAINS
 from chainrule.chains.gated_pixelcnn import GatedPixelCNN
 from chainrule.codes.deep_autoencoder import DeepAutoencoder
 from chainrule.codes.pca import PCA
+from chainrule.data import vocoder
 from chainrule.data.dataset import Dataset
 from chainrule.errors import ChainruleError
 from chainrule.layers.gabor import fit_gabors
@@ -40,10 +42,12 @@ from chainrule.lecture import (
     sparse_gabors,
     sparse_patch,
     sparsity_error,
+    spoken,
+    wavenet,
 )
 
 FOLDER = Path(chainrule.lecture.__file__).parent
-SHARED = {"__init__", "natural", "faces", "learning", "pixelwise"}
+SHARED = {"__init__", "natural", "faces", "learning", "pixelwise", "spoken"}
 
 
 @pytest.fixture(autouse=True)
@@ -68,8 +72,10 @@ def test_every_module_of_the_folder_is_in_the_table():
 @pytest.mark.parametrize("name", FIGURES)
 def test_every_figure_is_drawn(name, tmp_path):
     facts = lecture(name, tmp_path / "new" / name, size="tiny")
-    *pictures, told = facts["files"]
+    *files, told = facts["files"]
+    pictures = [file for file in files if file.endswith(".png")]
     assert len(pictures) >= 1
+    assert all(Path(file).stat().st_size > 100 for file in files)
     for picture in pictures:
         with Image.open(picture) as image:
             assert image.width > 100
@@ -110,6 +116,8 @@ def test_the_command_lists_and_draws(tmp_path, capsys):
             "sparse-patch has no size 'huge': choose from tiny, laptop, paper",
         ),
         (["sparse-patch", "--size", "tiny", "-o", "{file}/x"], "cannot write patch-of-"),
+        (["sparse-patch", "--set", "atom=3"], "sparse-patch has no option 'atom': choose from "),
+        (["wavenet", "--size", "tiny", "--set", 'speakers=["eve"]'], "has no speaker 'eve'"),
     ],
 )
 def test_a_mistake_is_one_line(tmp_path, capsys, words, message):
@@ -485,3 +493,120 @@ def test_a_chain_is_made_smaller_by_options_that_it_has(name):
         for more in ({}, {"hidden": cls.SIZES["laptop"]["hidden"]})
     )
     assert sum(p.numel() for p in small.parameters()) < sum(p.numel() for p in large.parameters())
+
+
+# ---- sound ---------------------------------------------------------------------------------------------
+
+
+def test_wavenets_are_heard_beside_what_is_real(tmp_path):
+    facts = lecture("wavenet", tmp_path, size="tiny", settings={"count": 3})
+    real, said, *made = facts["rows"]
+    assert [row["by"] for row in made] == ["WaveNet, from features", "WaveNet, from class"]
+    assert [row["recordings"] for row in facts["rows"]] == [
+        8,
+        8,
+        8,
+        12,
+    ]  # there are two to take features from
+    assert real["digit_heard"] == real["speaker_heard"] == said["digit_heard"] == said["speaker_heard"] == 1
+    assert all(0 < row["bits_per_sample"] <= 8.1 for row in made)
+    test = spoken.spoken(spoken.digits(spoken.MADE_UP, "test"))
+    wanted = test.sounds[test.classes.index("0 high")]
+    with wave.open(str(tmp_path / "0-high-recorded.wav")) as file:
+        found = np.frombuffer(file.readframes(file.getnframes()), "<i2")
+        assert (file.getframerate(), file.getnchannels()) == (8000, 1)
+    np.testing.assert_array_equal(found, wanted)
+
+
+def test_wavenets_that_are_there_are_taken(tmp_path):
+    learn = spoken.digits(spoken.MADE_UP, "train", bits=16)
+    options = {"size": "tiny", "steps": 1, "holdout": 0, "bits": 16}
+    low = wavenet.of_speakers(learn, ["low"])
+    fit(learn, "wavenet", out=tmp_path / "class", conditional=True, **options)
+    fit(learn, "wavenet", out=tmp_path / "frames", frames=True, **options)
+    fit(learn, "wavenet", out=tmp_path / "free", **options)
+    fit(low, "wavenet", out=tmp_path / "low", conditional=True, **options)
+    given = [wavenet.of_run(str(tmp_path / name), spoken.MADE_UP, 0) for name in ("class", "frames")]
+    assert [one.told for one in given] == ["class", "features"]
+    for one in given:
+        assert one.sound == learn.sound == one.test.sound
+        made, speed = wavenet.made_by(one, 1, 0)
+        assert made.classes == list(learn.classes)
+        assert speed > 0
+    with pytest.raises(ChainruleError, match=r"free holds no model of sound .* --frames, or --conditional"):
+        wavenet.of_run(str(tmp_path / "free"), spoken.MADE_UP, 0)
+    with pytest.raises(ChainruleError, match="low was fitted on other classes than those of made-up"):
+        wavenet.of_run(str(tmp_path / "low"), spoken.MADE_UP, 0)
+
+
+def test_what_a_network_is_told_has_a_frame_for_every_sample():
+    rows = [np.full((n, 2), float(n), np.float32) for n in (2, 4)]
+    chain = type("", (), {"frames": 2, "args": {"hop": 80}})()
+    found = spoken.conditions(chain, rows, 230)
+    assert found.shape == (2, 3, 2)
+    assert (found[0] == 2).all()
+    chain = type("", (), {"frames": 0})()
+    assert spoken.conditions(chain, [3, 1], 9).tolist() == [3, 1]
+
+
+def test_recordings_are_drawn_by_class_each_with_its_own_random_numbers(monkeypatch):
+    data = spoken.digits(spoken.MADE_UP, bits=8)
+    classes = np.array([3, 0, 2, 1, 3])
+    lengths = spoken.lengths_of(data, classes, 0)
+    assert all(n in data.lengths()[data.context == k] for n, k in zip(lengths, classes, strict=True))
+    told, heard = [], []
+
+    def sample(chain, n, event, context, *, first, tick, **settings):
+        told.extend((first + i, event, int(k)) for i, k in enumerate(context))
+        tick(event[0])
+        return np.repeat(context.numpy()[:, None], event[0], 1) + 200  # a level for each class
+
+    monkeypatch.setattr(spoken, "sample", sample)
+    monkeypatch.setattr(spoken, "TOGETHER", 2)
+    chain = type("", (), {"frames": 0})()
+    found = spoken.drawn(chain, data.sound, classes, lengths, tick=lambda *done: heard.append(done))
+    assert [len(x) for x in found] == lengths.tolist()
+    for x, k in zip(found, classes, strict=True):
+        assert (x == data.sound.samples(np.array([200 + k]))).all()
+    assert sorted(first for first, _, _ in told) == list(range(5))
+    assert heard[-1][0] == heard[-1][1] >= lengths.sum()
+
+
+def test_speakers_are_picked_with_their_classes():
+    data = spoken.digits(spoken.MADE_UP)
+    few = wavenet.of_speakers(data, ["low"])
+    assert few.classes == ("0 low", "1 low")
+    names = [few.classes[k] for k in few.context]
+    assert names == [name for name in (data.classes[k] for k in data.context) if name.endswith("low")]
+    assert wavenet.of_speakers(data, []).classes == data.classes
+
+
+def test_a_probe_does_not_hear_loudness_nor_silence_around():
+    sounds, classes = spoken.spoken(spoken.digits(spoken.MADE_UP, bits=16))
+    probe = spoken.Probe(8000).fit(sounds, classes)
+    moved = [np.concatenate([np.zeros(500, np.int16), x // 2, np.zeros(900, np.int16)]) for x in sounds]
+    assert probe.accuracy(moved, classes) == 1
+    assert probe.accuracy(sounds, classes[1:] + classes[:1]) == 0
+    assert probe.names([]) == []
+    assert np.isfinite(probe.rows([np.zeros(1, np.int16), np.zeros(0, np.int16)])).all()
+
+
+def test_bands_add_up_and_a_tone_is_in_its_own():
+    weights = spoken.triangles(512, 8000)
+    np.testing.assert_allclose(weights.sum(0), 1)
+    tone = 9000 * np.sin(2 * np.pi * 1000 * np.arange(1600) / 8000)
+    loudest = spoken.log_mel(tone, 8000)[5:-5].mean(0).argmax()
+    edges = vocoder.of_mel(np.linspace(0, 1, spoken.BANDS + 2), 8000)
+    assert edges[loudest] < 1000 < edges[loudest + 2]
+    np.testing.assert_allclose(spoken.log_mel(tone, 8000)[3:-3].max(1).std(), 0, atol=0.05)
+
+
+def test_real_digits_are_heard(real_data, monkeypatch):
+    monkeypatch.setenv("CHAINRULE_DATA", str(real_data))
+    learn, test = (spoken.digits("fsdd", split, bits=16) for split in ("train", "test"))
+    sounds, classes = spoken.spoken(test.select(slice(0, 300, 7)))
+    few = spoken.spoken(learn.select(slice(0, 2700, 5)))
+    digits = [name.split()[0] for name in classes]
+    probe = spoken.Probe(8000).fit(few.sounds, few.saying(0))
+    assert probe.accuracy(sounds, digits) > 0.85  # from a fifth of the recordings; chance is 0.1
+    assert probe.accuracy(spoken.again(sounds, 8000), digits) > 0.85

@@ -136,11 +136,13 @@ FILES = {
         "fit",
         "a truncated .npy",
     ): "broken.npy says it holds (1, 6, 6, 1) uint8, 36 bytes, and holds 27: it is damaged",
+    ("fit", "a truncated .wav"): "broken.wav ends after 1,671 of 1,680 bytes: it is truncated",
     ("fit", "a file that is not there"): "is neither a file nor a folder nor a named set",
     ("encode", "NaN"): "NaN.npy holds float64, and symbols are integers",
     ("encode", "one event"): "works",
     ("encode", "images of another size"): "the events have shape (6, 7, 1), the code was fitted on (6, 6, 1)",
     ("encode", "a .png of another size"): "the events have shape (6, 7, 1), the code was fitted on (6, 6, 1)",
+    ("encode", "a recording"): "the events have shape (840, 2), the code was fitted on (6, 6, 1)",
     ("decode", "NaN"): "64 of 64 numbers of the codes are NaN or infinite",
     ("decode", "infinite"): "64 of 64 numbers of the codes are NaN or infinite",
     ("decode", "no codes"): "Found array with 0 sample(s) (shape=(0, 16)) while a minimum of 1 is required",
@@ -176,7 +178,11 @@ def test_codes_that_learn_in_steps_say_one_line_about_a_file_or_work(messages, t
         }
         for call in ("fit", "encode"):
             works = {given for (c, given), outcome in said.items() if c == call and outcome == "works"}
-            other = {"images of another size", "a .png of another size"} if call == "fit" else set()
+            other = (
+                {"images of another size", "a .png of another size", "a recording"}
+                if call == "fit"
+                else set()
+            )
             assert works == LEARNED_FROM | other, (name, call)
         decoded = {given for (c, given), outcome in said.items() if c == "decode" and outcome == "works"}
         assert decoded == {"a sparse matrix"}, name

@@ -38,8 +38,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Learn p(x), or a good code for x, from your own files, and put it to use.",
     epilog="DATA is a name ([bold]chainrule data[/bold]) or a path: a folder of images, a text file or a folder "
-    "of texts, a .npy or .npz array. RUN is a folder that [bold]chainrule fit[/bold] made, or a model that was learned "
-    "already and travels along, zoo:NAME ([bold]chainrule models[/bold]), or a folder of GPT-2, or hub:NAME.",
+    "of texts, a recording or a folder of them, a .npy or .npz array. RUN is a folder that "
+    "[bold]chainrule fit[/bold] made, or a model that was learned already and travels along, zoo:NAME "
+    "([bold]chainrule models[/bold]), or a folder of GPT-2, or hub:NAME.",
 )
 
 LONGEST = 1 << 24  # symbols of a text that is written
@@ -145,6 +146,9 @@ def fit(
     rate: Annotated[
         int | None, typer.Option(min=1, metavar="HZ", help="Samples a second that sounds are brought to.")
     ] = None,
+    frames: Annotated[
+        bool, typer.Option("--frames", help="Condition sound on features of speech, every 10 ms.")
+    ] = False,
     start: Annotated[
         str | None,
         typer.Option(
@@ -183,7 +187,7 @@ def fit(
         learn(
             data, model, out=out, minutes=minutes, steps=steps, size=size, settings=settings(set_), seed=seed,
             conditional=conditional, patches=patches, count=count, gray=gray, tokens=tokens,
-            sources=file_or_column(source), bits=bits, rate=rate, start=start,
+            sources=file_or_column(source), bits=bits, rate=rate, frames=frames, start=start,
             holdout=holdout, batch=batch, lr=lr, compile=compile, bfloat16=bfloat16,
             resume=resume, save_every=save_every, listen=listen,
         )  # fmt: skip
@@ -251,7 +255,10 @@ def sample(
     ] = None,
     source_file: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Lines to translate; the translations stand in the same order."),
+        typer.Option(
+            metavar="FILE",
+            help="Lines to translate, in their order; or a recording whose words are said again.",
+        ),
     ] = None,
     beam: Annotated[
         int | None,
@@ -292,7 +299,7 @@ def sample(
     if is_text or is_sound:
         refuse("--event", height_width, f"is for images{': of a sound say --seconds' * is_sound}")
     for option, value in {"--source": source, "--source-file": source_file, "--page": page}.items():
-        if not translates and not (is_sound and option == "--page"):
+        if not translates and not (is_sound and option in ("--page", "--source-file")):
             refuse(option, value, f"is for models that are conditioned on a source text, {run} holds none")
     refuse("--seconds", None if is_sound else seconds, "is for sounds")
     draws = {"temperature": temperature, "top_p": top_p, "top_k": top_k, "seed": seed}
@@ -312,7 +319,11 @@ def sample(
 
         refuse("--prompt", prompt, "is for texts: chainrule complete goes on with a recording")
         refuse("--beam", beam, "is for texts")
-        hearing.sample_sounds(opened, n, out, length, seconds, class_, page, draws, force, json_)
+        if not opened.chain.frames:
+            refuse(
+                "--source-file", source_file, "is for models that are conditioned on frames: see fit --frames"
+            )
+        hearing.sample_sounds(opened, n, out, length, seconds, class_, source_file, page, draws, force, json_)
     else:
         refuse("--prompt", prompt, "is for texts")
         refuse("--beam", beam, "is for texts")
@@ -404,7 +415,11 @@ def compress(
     use_threads(threads)
     from chainrule import packing
 
-    opened, dataset = open_both(run, data)
+    opened = open_run(run)
+    if opened.sound is None:
+        opened, dataset = open_both(run, data)
+    else:
+        dataset = packing.sounds(opened, data, classes=opened.info.get("classes") or False)
     packing.compress(opened, dataset, Path(data), out, not no_embed, force, json_)
 
 
@@ -580,6 +595,10 @@ def lecture(
         Path | None, typer.Option("-o", "--out", metavar="DIR", help="By default lecture/NAME.")
     ] = None,
     size: Annotated[str, typer.Option(help="tiny, laptop (seconds to ten minutes) or paper.")] = "laptop",
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Options of the figure, such as run=runs/digits."),
+    ] = None,
     seed: Seed = 0,
     threads: Threads = 0,
     json_: Json = False,
@@ -594,7 +613,7 @@ def lecture(
     from chainrule.lecture import lecture as draw
 
     with console.steps() as show:
-        facts = draw(name, out, size, seed, show)
+        facts = draw(name, out, size, seed, show, settings(set_))
     console.figure(facts, json_)
 
 
@@ -681,6 +700,7 @@ def as_fitted(opened) -> dict[str, Any]:
         "classes": info.get("classes") or False,
         "channels": getattr(opened.model, "channels", None),
         "gray": info.get("reading", {}).get("gray", False),
+        "frames": info.get("reading", {}).get("frames", False),
         "alphabet": opened.alphabet,
     }
 

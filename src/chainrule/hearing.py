@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from chainrule import console, output
-from chainrule.data import Sound
+from chainrule.data import Sound, load
 from chainrule.errors import ChainruleError
 from chainrule.models import Run
 from chainrule.report.heard import Heard, sound_in, sounds_page, usual_length, wav
@@ -23,16 +24,22 @@ USUALLY = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "seed": 0}
 
 
 def sample_sounds(
-    run: Run, n, out, length, seconds, class_, page, draws: dict[str, Any], force, json_
+    run: Run, n, out, length, seconds, class_, source: Path | None, page, draws: dict[str, Any], force, json_
 ) -> None:
-    """`chainrule sample` for sounds: a .wav file each, or a .npy array of symbols (n, *event); a page to hear them."""
+    """`chainrule sample` for sounds: a .wav file each, or a .npy array of symbols (n, *event); a page to hear them.
+
+    A model that is conditioned on frames says what was said in the file `source`.
+    """
     sound, n = sound_in(run), n or DRAWN
     wanted = samples_for(sound, length, seconds)
-    size = usual_length(run) if wanted is None else wanted
+    spoken = frames_in(run, source)
+    if wanted is None:
+        wanted = usual_length(run) if spoken is None else len(spoken) * run.chain.args["hop"]
+    size = wanted
     check_room(n, size, sound)
     page = page and output.free(page, (".html",), force)
     files = places(out or Path("samples.wav"), n, force)
-    context = output.classes_for(run, n, class_)
+    context = output.classes_for(run, n, class_) if spoken is None else repeated(spoken, n)
     event = sound.shape(size)
     warm_up(run, None if context is None else context[:1])
     with console.progress("sampling", n * int(np.prod(event)), json_) as tick:
@@ -40,7 +47,7 @@ def sample_sounds(
     write(files, x, sound)
     row = told(sound, n, size, took, files)
     if page is not None:
-        names = [class_name(run, None if context is None else int(context[i])) for i in range(n)]
+        names = [class_name(run, None if not run.chain.classes else int(context[i])) for i in range(n)]  # type: ignore[index]
         sounds = [Heard(sound.samples(one), sound.rate, name) for one, name in zip(x, names, strict=True)]
         options = {"n": n, "out": out, "length": length, "seconds": seconds, "class": class_, "page": page}
         command = command_of(["sample", str(run.path)], options, draws)
@@ -60,7 +67,8 @@ def complete_sound(
     check_room(n, given + more, sound)
     page = page and output.free(page, (".html",), force)
     files = places(out or Path("completions.wav"), n, force)
-    context = output.classes_for(run, n, class_)
+    spoken = frames_in(run, file if run.chain.frames else None)
+    context = output.classes_for(run, n, class_) if spoken is None else repeated(spoken, n)
     begun = np.zeros(sound.shape(given + more), np.int64)
     begun[:given] = x[:given]
     known = output.keep_top(f"top:{given / max(1, len(begun))!r}", begun.shape)
@@ -70,7 +78,7 @@ def complete_sound(
     write(files, found, sound)
     row = told(sound, n, given + more, took, files, given)
     if page is not None:
-        as_ = [class_name(run, None if context is None else int(context[i]), "") for i in range(n)]
+        as_ = [class_name(run, None if not run.chain.classes else int(context[i]), "") for i in range(n)]  # type: ignore[index]
         names = [f"continuation {i}" + (f", as {name}" if name else "") for i, name in enumerate(as_)]
         sounds = [
             Heard(sound.samples(one), sound.rate, name, given=given)
@@ -89,6 +97,28 @@ def complete_sound(
         command = command_of(["complete", str(run.path), str(file)], options, draws)
         write_atomic(page, sounds_page(run, sounds, numbers(row), command, real).encode())
     tell("completions", row, page, json_)
+
+
+# ---- what it says --------------------------------------------------------------------------------------------
+
+
+def frames_in(run: Run, source: Path | None) -> np.ndarray | None:
+    """The frames (F, n) of a recording, for a model that is conditioned on frames."""
+    if not run.chain.frames:
+        return None
+    if source is None:
+        raise ChainruleError(
+            f"{run.path} says again what was said in a recording: give it one with --source-file FILE.wav"
+        )
+    data = load(source, frames=True, **run.heard)
+    if data.sources is None or len(data) != 1:
+        raise ChainruleError(f"{source} holds {len(data):,} recordings: give a file with one")
+    return data.sources[0]
+
+
+def repeated(frames: np.ndarray, n: int) -> torch.Tensor:
+    """The frames (F, n) of n lanes."""
+    return torch.from_numpy(frames)[None].repeat(n, 1, 1)
 
 
 # ---- how long, and where to ----------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from typing import Any
 import numba
 import numpy as np
 import pooch
+from filelock import FileLock
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
@@ -54,9 +55,32 @@ def compiled(function: Callable) -> Callable:
     before = numba.config.CACHE_DIR  # read where a function is decorated
     numba.config.CACHE_DIR = str(folder)
     try:
-        return numba.njit(cache=True, **options)(function)
+        return one_process_at_a_time(numba.njit(cache=True, **options)(function), folder)
     finally:
         numba.config.CACHE_DIR = before
+
+
+def one_process_at_a_time(function: Any, folder: Path) -> Any:
+    """Let one process compile a function: others that need it meanwhile wait, and read what the first one left.
+
+    (numba gives the files of a function the next free number. Two processes that compile it for two types would give
+    both the same one, and a third would run the code of one type on numbers of the other.)
+    """
+    lock = FileLock(folder / f"{function.__module__}.{function.__qualname__}.lock")
+    compile_ = function.compile
+
+    def compile_alone(signature: Any) -> Any:
+        try:
+            lock.acquire()
+        except (NotImplementedError, OSError):  # there are file systems without locks
+            return compile_(signature)
+        try:
+            return compile_(signature)
+        finally:
+            lock.release()
+
+    function.compile = compile_alone
+    return function
 
 
 @cache

@@ -69,6 +69,7 @@ class Chain(nn.Module, ABC):
     event: tuple[int, ...] | None = None
     classes: int = 0
     source: int = 0
+    frames: int = 0
     features: int = 0
     channels: int = 1
     args: dict[str, Any]  # the constructor's arguments, defaults included: they rebuild the chain

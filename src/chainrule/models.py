@@ -162,7 +162,7 @@ def is_number(value: Any) -> bool:
 READING: dict[
     str, tuple[type, ...]
 ] = {  # what a run may say about how its data were read: arguments of `load`
-    **dict.fromkeys(["classes", "gray"], (bool,)),
+    **dict.fromkeys(["classes", "gray", "frames"], (bool,)),
     **dict.fromkeys(["patches", "count", "seed", "bits", "rate"], (int,)),
     "split": (str,),
     "sources": (str, int),  # a file, or a column

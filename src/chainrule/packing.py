@@ -4,16 +4,49 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from chainrule import console
-from chainrule.data import Dataset
+from chainrule.data import Dataset, load, unit_of
+from chainrule.data.files import ARRAYS
+from chainrule.data.wav import WaveFile, WholeFile, load_wavs
 from chainrule.models import Run, open_run
 from chainrule.verbs import compress as verb
 
 BLOCKS = {"model": "coded with the model", "lzma": "packed without it", "stored": "stored as they are"}
+
+
+def sounds(run: Run, source: str, **reading: Any) -> Dataset:
+    """The sounds at a path or of a named set as they are: none is resampled, no channels are mixed.
+
+    Args:
+        run: its model is of sound.
+        reading: further arguments of `load`, for a named set, of which the test split is taken.
+    """
+    assert run.sound is not None
+    path = Path(source)
+    if path.exists() and path.suffix.lower() not in ARRAYS:
+        data = load_wavs(path, run.sound, run.info.get("classes") or ())
+        whole = [
+            (name, event.reason) for name, event in events_of(data).items() if isinstance(event, WholeFile)
+        ]
+        console.tell_of(data.skipped, "left out")
+        console.tell_of(whole, "kept whole")
+        return data
+    given = load(source, split="test", **reading)
+    data = given.heard(run.sound if given.sound is None else replace(given.sound, coding=run.sound.coding))
+    if given.sound is not None and given.sound.bits > run.sound.bits:
+        console.complain(
+            f"{source} has 16 bits a sample, the model 8: what is kept are their {run.sound.coding} codes"
+        )
+    return data
+
+
+def events_of(data: Dataset) -> dict[str, Any]:
+    """The events by their names."""
+    return dict(zip(data.names, data.x, strict=True)) if len(data.names) else {}
 
 
 def compress(run: Run, data: Dataset, source: Path, out: Path, embed: bool, force: bool, json_: bool) -> None:
@@ -26,23 +59,38 @@ def compress(run: Run, data: Dataset, source: Path, out: Path, embed: bool, forc
     if json_:
         console.emit({"archive": str(out), **asdict(result)})
         return
-    console.record({"archive": str(out), **summary(result)}, json_)
+    console.record({"archive": str(out), **summary(result), **other_rates(run, data)}, json_)
+
+
+def other_rates(run: Run, data: Dataset) -> dict[str, str]:
+    """A line when recordings have other rates than those that the model learned from: exact they are all the same."""
+    known = run.sound.rate if run.sound else 0
+    rates = [event.wav.rate for event in events_of(data).values() if isinstance(event, WaveFile)]
+    if not (others := sorted({rate for rate in rates if rate != known})):
+        return {}
+    count, told = sum(rate != known for rate in rates), ", ".join(f"{rate:,}" for rate in others[:3])
+    return {
+        "rates": f"{count:,} of {len(rates):,} recordings have {told} samples a second, the model learned from "
+        f"{known:,}: they come back exactly, and a model of their own rate would make them smaller"
+    }
 
 
 def summary(report: verb.Report) -> dict[str, str]:
     """What compressing came to, for people."""
-    ratio = report.coded_bits / max(report.ideal_bits, 1) - 1
+    ratio, of_sound = report.coded_bits / max(report.ideal_bits, 1) - 1, report.unit == unit_of("sound")
+    each = f", {8 * report.xz_bytes / max(1, report.symbols):.4f} {report.unit}"
+    xz = "" if of_sound and report.files else each  # of these it has packed all bytes
     found = {
         "items": f"{report.items:,}"
         + (f", of which {report.files:,} as whole files" if report.files else ""),
-        "raw": f"{report.raw_bytes:,} bytes, {report.symbols:,} symbols",
+        "raw": f"{report.raw_bytes:,} bytes, {report.symbols:,} {'samples' if of_sound else 'symbols'}",
         "packed": f"{report.archive_bytes:,} bytes, of which {report.model_bytes:,} are the model",
-        "bits/dim": f"{report.bits_per_dim:.4f} without the model, {report.with_model:.4f} with it",
+        report.unit: f"{report.bits_per_dim:.4f} without the model, {report.with_model:.4f} with it",
         "coder": f"{ratio:.2%} above the {report.ideal_bits:,.0f} bits of −log₂ p (exact)"
         if report.coded_bits
         else "",
         "context rule": report.context_rule if report.coded_bits else "",
-        "xz": f"{report.xz_bytes:,} bytes, {8 * report.xz_bytes / max(1, report.symbols):.4f} bits/dim",
+        "xz": f"{report.xz_bytes:,} bytes{xz}",
         "break even": break_even(report),
         "blocks": ", ".join(
             f"{count:,} {BLOCKS[coding]}" for coding, count in report.blocks.items() if count

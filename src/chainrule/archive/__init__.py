@@ -14,6 +14,7 @@ from chainrule.archive.format import (
     MAX_BLOCK,
     MODEL,
     PREFIX,
+    SOUND,
     STORED,
     SYMBOLS,
     TOKENS,
@@ -21,11 +22,14 @@ from chainrule.archive.format import (
     Block,
     Header,
     Item,
+    Part,
     Progress,
     digest,
     expand,
     filters,
+    packed,
     squeeze,
+    unpacked,
 )
 from chainrule.archive.names import flaw
 from chainrule.archive.reading import Archive, inspect, verify
@@ -41,6 +45,7 @@ __all__ = [
     "MAX_BLOCK",
     "MODEL",
     "PREFIX",
+    "SOUND",
     "STORED",
     "SYMBOLS",
     "TOKENS",
@@ -49,6 +54,7 @@ __all__ = [
     "Block",
     "Header",
     "Item",
+    "Part",
     "Progress",
     "Writer",
     "atomic",
@@ -58,6 +64,8 @@ __all__ = [
     "filters",
     "flaw",
     "inspect",
+    "packed",
     "squeeze",
+    "unpacked",
     "verify",
 ]

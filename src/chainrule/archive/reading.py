@@ -6,6 +6,7 @@ import hashlib
 import os
 import zlib
 from collections import Counter
+from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -19,13 +20,16 @@ from chainrule.archive.format import (
     MAX_HEADER,
     MODEL,
     PREFIX,
+    SOUND,
     STORED,
     TOKENS,
     VERSION,
+    Item,
     Progress,
     digest,
     expand,
     item_bytes,
+    unpacked,
 )
 from chainrule.archive.parsing import parse_header, parse_index, unpack_index
 from chainrule.errors import ChainruleError
@@ -83,7 +87,7 @@ class Archive:
             raise ChainruleError("is damaged: the checksum of its header is wrong; take it again")
         if version != VERSION:
             raise ChainruleError(f"has format version {version}, this program reads {VERSION}: update it")
-        if flags & ~TOKENS:
+        if flags & ~(TOKENS | SOUND):
             raise ChainruleError(f"uses unsupported features (flags {flags:#06x}): update chainrule")
         return text, flags, crc
 
@@ -146,11 +150,22 @@ class Archive:
             data = payload if block.coding == STORED else expand(payload, sum(sizes))
         except ChainruleError as error:
             raise ChainruleError(f"{self.path} is damaged: block {number + 1} {error}") from error
-        ends = list(accumulate(sizes))
-        parts = [data[end - size : end] for size, end in zip(sizes, ends, strict=True)]
+        parts = cut(data, sizes)
         if digest(self.header, block.items, parts) != block.sha256:
             raise ChainruleError(f"{self.path} is damaged: block {number + 1} is not what was written")
         return parts
+
+    def ends(self, number: int, payload: bytes) -> tuple[list[bytes], bytes]:
+        """The heads and tails in a block that a model coded, one after another for each item; and the stream behind."""
+        block, path = self.blocks[number], self.path
+        sizes = [size for item in block.items for size in (item.head, item.tail)]
+        try:
+            data = unpacked(payload[: block.ends], sum(sizes))
+        except ChainruleError as error:
+            raise ChainruleError(
+                f"{path} is damaged: in block {number + 1} what is beside the samples {error}"
+            ) from error
+        return cut(data, sizes), payload[block.ends :]
 
     def _checked(self, offset: int, size: int, crc: int, what: str) -> bytes:
         try:
@@ -163,6 +178,11 @@ class Archive:
 
     def __exit__(self, *exception: object) -> None:
         self._file.close()
+
+
+def cut(data: bytes, sizes: Sequence[int]) -> list[bytes]:
+    """Pieces of these sizes."""
+    return [data[end - size : end] for size, end in zip(sizes, accumulate(sizes), strict=True)]
 
 
 def inspect(path: str | Path) -> dict[str, Any]:
@@ -179,14 +199,19 @@ def inspect(path: str | Path) -> dict[str, Any]:
             **header,
             "embedded": header["model_bytes"] > 0,
             "blocks": dict(Counter(block.coding for block in archive.blocks)),
-            "items": len(archive.items),
+            "items": sum(item.first for item in archive.items),
             "entries": [
-                {"name": x.name, "shape": list(x.shape), "form": x.form, "class": x.context, "block": i}
-                | ({} if x.tokens is None else {"tokens": x.tokens})
-                for i, block in enumerate(archive.blocks)
-                for x in block.items
+                entry(item, i) for i, block in enumerate(archive.blocks) for item in block.items if item.first
             ],
         }
+
+
+def entry(item: Item, block: int) -> dict[str, Any]:
+    """What `inspect` says of an item, which begins in this block."""
+    shape = list(item.shape if item.part is None else (item.part.total, *item.shape[1:]))
+    found = {"name": item.name, "shape": shape, "form": item.form, "class": item.context, "block": block}
+    found |= {} if item.tokens is None else {"tokens": item.tokens}
+    return found | ({} if item.part is None else {"channels": item.part.channels or None})
 
 
 def verify(path: str | Path, progress: Progress | None = None) -> int:

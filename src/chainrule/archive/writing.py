@@ -21,6 +21,7 @@ from chainrule.archive.format import (
     MAX_BLOCK,
     MAX_HEADER,
     PREFIX,
+    SOUND,
     STORED,
     VERSION,
     Block,
@@ -43,29 +44,34 @@ class Writer:
         text = to_json(header.facts())
         if len(text) > MAX_HEADER:
             raise ChainruleError(f"the header would take {len(text)} bytes, {MAX_HEADER} are allowed")
+        self._flags = header.flags
         start = PREFIX.pack(MAGIC, VERSION, header.flags, len(text), 0)[:-4]
         self._header_crc = zlib.crc32(text, zlib.crc32(start))
         self.fixed = PREFIX.size + len(text) + FOOTER.size  # bytes, however many items there are
         self._write(start + struct.pack("<I", self._header_crc) + text + model + table)
 
-    def add(self, coding: str, payload: bytes, items: Sequence[Item], sha256: str) -> int:
-        """Append a block; give the bytes that it takes."""
-        size = sum(item.size for item in items)
+    def add(self, coding: str, payload: bytes, items: Sequence[Item], sha256: str, ends: int = 0) -> int:
+        """Append a block; give the bytes that it takes.
+
+        Args:
+            ends: bytes at its beginning that hold heads and tails of files, packed; 0 unless a model coded the rest.
+        """
+        size = sum(item.head + item.size + item.tail for item in items)
         if size > MAX_BLOCK:
             raise ChainruleError(f"{items[0].name} has {size} symbols, a block can hold {MAX_BLOCK}: cut it")
-        for item in items:
+        for item in (item for item in items if item.first):
             if reason := flaw(item.name, self._taken):
                 raise ChainruleError(f"the name {item.name!r} cannot be kept: {reason}; rename it")
         if coding != STORED:
             payload = payload.ljust(max(len(items), -(-size // EXPANSION)), b"\0")
-        block = Block(coding, tuple(items), self._size, len(payload), zlib.crc32(payload), sha256)
+        block = Block(coding, tuple(items), self._size, len(payload), zlib.crc32(payload), sha256, ends)
         self._blocks.append(block)
         self._write(payload)
         return block.bytes
 
     def finish(self) -> int:
         """Write index and footer; give the bytes of the whole archive."""
-        raw = to_json(index_of(self._blocks))
+        raw = to_json(index_of(self._blocks, self._flags))
         packed = squeeze(raw)
         if len(raw) > INDEX_RATIO * len(packed) + INDEX_SLACK:
             packed = raw
@@ -80,10 +86,10 @@ class Writer:
         self._size += len(data)
 
 
-def index_of(blocks: Sequence[Block]) -> dict[str, Any]:
+def index_of(blocks: Sequence[Block], flags: int) -> dict[str, Any]:
     """The index as JSON: a table of the blocks, and what is known of the items in columns."""
     items = [item for block in blocks for item in block.items]
-    names: Any = [item.name for item in items]
+    names: Any = [item.name if item.first else None for item in items]
     if names == [str(i) for i in range(len(names))]:
         names = len(names)
     contexts, tokens = [item.context for item in items], [item.tokens for item in items]
@@ -91,6 +97,7 @@ def index_of(blocks: Sequence[Block]) -> dict[str, Any]:
         "blocks": [
             {"coding": b.coding, "items": len(b.items)}
             | {"bytes": b.bytes, "crc32": b.crc32, "sha256": b.sha256}
+            | ({"ends": b.ends} if flags & SOUND else {})
             for b in blocks
         ],
         "names": names,
@@ -98,7 +105,14 @@ def index_of(blocks: Sequence[Block]) -> dict[str, Any]:
         "forms": to_runs(item.form for item in items),
         "contexts": None if all(c is None for c in contexts) else contexts,
         **({"tokens": tokens} if any(n is not None for n in tokens) else {}),
+        **({"ends": to_runs(ends_of(item) for item in items)} if flags & SOUND else {}),
     }
+
+
+def ends_of(item: Item) -> list[int] | None:
+    """What the index says stands around the samples of a file."""
+    part = item.part
+    return [part.channels, part.head, part.tail] if part is not None and part.channels else None
 
 
 def to_runs(values: Iterable[Any]) -> list[list[Any]]:

@@ -105,7 +105,7 @@ class SparseTransformer(InBlocks):
             "dropout": 0.4,
         },
     }
-    KINDS = ("image", "text", "array")
+    KINDS = ("image", "text", "sound", "array")
     TRAINING = {"batch": 8, "lr": 3e-3, "window": "window", "bfloat16": True, "carry": True, "muon": True}
 
     def __init__(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,7 @@ from chainrule.data.parallel import Sources, load_parallel
 from chainrule.data.patches import COUNT, in_gray, patches_of
 from chainrule.data.reading import printable, shown
 from chainrule.data.sound import Sound
+from chainrule.data.vocoder import frames_of
 from chainrule.errors import ChainruleError
 
 __all__ = [
@@ -71,6 +73,7 @@ def load(
     bits: int | None = None,
     rate: int | None = None,
     sound: Sound | None = None,
+    frames: bool = False,
 ) -> Dataset:
     """A named set, the files at a path, or an array with one item a row, as a `Dataset`.
 
@@ -95,6 +98,7 @@ def load(
             None: 8 when all files are so, else 16. See `Sound` and `chainrule.data.recordings` for what is rounded.
         rate: samples a second that sounds are brought to. None: those that all files share.
         sound: what the symbols of sounds are to be: `sound` of the run whose model they are for, in place of the two.
+        frames: give sounds as `sources` what a synthesiser of speech knows of them, every 10 ms: see `vocoder`.
 
     Raises:
         ChainruleError: nothing of that name, nothing that can be read, or symbols out of range.
@@ -107,6 +111,7 @@ def load(
     data = in_gray(data) if gray else data
     data = data if patches is None else patches_of(data, patches, count, seed)
     data = as_sound(data, bits, rate) if sound is None else data.heard(sound)
+    data = replace(data, sources=frames_of(data)) if frames else data
     return data if alphabet is BYTES else data.in_alphabet(alphabet)
 
 

@@ -10,6 +10,7 @@ from functools import lru_cache
 import numpy as np
 
 from chainrule.data.dataset import Dataset, Rows, gather, symbol_type
+from chainrule.data.vocoder import hop_of
 from chainrule.errors import ChainruleError
 
 # Every use of random numbers has its own streams, so that the order of epoch 3 shares nothing with the
@@ -64,7 +65,7 @@ def batches(
 
 
 def streams(
-    dataset: Dataset, size: int, seed: int, step: int, window: int
+    dataset: Dataset, size: int, seed: int, step: int, window: int, each: int = 1
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """The batch of training step `step`, whose rows read on where those of the step before ended.
 
@@ -72,11 +73,11 @@ def streams(
     epoch) into `size` streams of one length; a step takes the next `window` symbols of each. An epoch takes what
     fits into whole steps.
 
-    Of sounds of two bytes a sample, streams are cut between samples, and `window` counts these.
+    With `each` 2 streams are cut between pairs of symbols, the two bytes of a sample of sound; `window` counts these.
 
     Returns:
         symbols (B, T); what came before each symbol (B, T) int64, −1 at the beginning of an event or of a stream;
-        the class of each symbol (B, T), or None. Of sounds of two bytes the first two are (B, T, 2).
+        the class of each symbol (B, T), or what `frames_at` gives, or None. Of pairs the first two are (B, T, 2).
 
     >>> text = Dataset(x=np.arange(12)[None], levels=12, kind="text")
     >>> x, before, _ = streams(text, size=2, seed=0, step=1, window=3)  # the second of two steps
@@ -84,7 +85,6 @@ def streams(
     [[1, 1, 1], [1, 1, 1]]
     """
     check_rows(size, window)
-    each = dataset.per_sample
     lengths = dataset.lengths() // each
     total = int(lengths.sum())
     if dataset.binarise or not total:
@@ -105,7 +105,26 @@ def streams(
     begins = begins if each == 1 else begins[..., None]
     x = symbols[:, 1:].astype(symbol_type(dataset.levels))
     classes = None if dataset.context is None else dataset.context[event[:, 1:]]
+    if dataset.sound is not None and dataset.sources is not None:
+        classes = frames_at(dataset, event[:, 1:], place[:, 1:])
     return x, np.where(begins, -1, symbols[:, :-1]), classes
+
+
+def frames_at(dataset: Dataset, event: np.ndarray, place: np.ndarray) -> np.ndarray:
+    """At places (B, T) of sounds with frames of n numbers: the frame before, its own, the next, and its phase.
+
+    (B, T, 3 n + 1) float32; there is nothing, zeros, before the first frame and after the last.
+    """
+    assert dataset.sound is not None
+    assert dataset.sources is not None
+    hop, n = hop_of(dataset.sound.rate), dataset.sources[0].shape[1]
+    found = np.empty((*event.shape, 3 * n + 1), np.float32)
+    for i in np.unique(event):
+        here = event == i
+        padded = np.pad(dataset.sources[i], ((1, 1), (0, 0)))
+        at = place[here, None] // hop + np.arange(3)
+        found[here] = np.column_stack([padded[at].reshape(len(at), -1), place[here] % hop])
+    return found
 
 
 def pairs(dataset: Dataset, size: int, seed: int, step: int) -> tuple[np.ndarray, np.ndarray]:

@@ -111,7 +111,7 @@ def opened(path: Path, name: str) -> Iterator[Any]:
         with Forwards(str(path) if os.name == "nt" else os.fsencode(path)) as file:
             yield file
     except soundfile.LibsndfileError as error:
-        told = reason(Exception(error.error_string)).rstrip(".")
+        told = reason(Exception(error.error_string)).removeprefix("Error : ").rstrip(".")
         raise ChainruleError(f"{name} cannot be read: {told[:1].lower() + told[1:]}") from error
 
 
@@ -202,7 +202,7 @@ def resampled(samples: np.ndarray, rate: int, wanted: int, name: str = "a sound"
 
     if max(rate, wanted) > FARTHEST * min(rate, wanted):
         raise ChainruleError(
-            f"{name} has {rate:,} samples a second, and {wanted:,} are more than {FARTHEST} times more or fewer"
+            f"{name} cannot be brought from {rate:,} to {wanted:,} samples a second: at most {FARTHEST} times more"
         )
     if len(samples) * wanted > LONGEST * rate:
         raise ChainruleError(

@@ -227,6 +227,20 @@ class Builder:
         self._op("reweigh", weights.width, (weights, *before), [[rate]], into=weights)
         return self._op("blend", self.symbols, (weights, *known), into=mixed)
 
+    def bins(self, x: Handle, edges: Any, table: Any, **when: Any) -> Handle:
+        """The row of `table` (M + 1, out) of the interval that the number x lies in, between ascending `edges` (M,)."""
+        return self._op("bins", len(table[0]), (x,), [edges, table], **when)
+
+    def adaptive(self, d: Handle, taps: int, rate: float, small: float) -> Handle:
+        """What a linear prediction that learns as it goes expects of the next number (of a sequence whose last is d).
+
+        And more: (4,). With w weights and h the `taps` numbers before d, all zero at first, it was
+        p = Σ w h; with e = d - p, w moves by rate · e h / (small + Σ h²). (Normalised least mean squares.) It gives the
+        next p, e, r = 1 / √(small + Σ h² / taps), d now among h, and ln r.
+        """
+        state = self.memory(2 * taps + 4, clock="pixel", carried=True)  # w, h, p, e, r, ln r
+        return self._op("adapt", state.width, (state, d), [[rate, small]], into=state)[2 * taps :]
+
     def norm(self, x: Handle, weight: Any, bias: Any, **when: Any) -> Handle:
         """Layer normalisation."""
         return self._op("norm", x.width, (x,), [weight, bias], **when)

@@ -62,7 +62,7 @@ def log_mass(k: Tensor, mean: Tensor, scale: Tensor, symbols: int) -> Tensor:
 
 
 def log_mass_within(k: Tensor, mean: Tensor, scale: Tensor, symbols: int) -> Tensor:
-    """The same with a log scale within -13..13, and no level reaches beyond its two edges."""
+    """The same with a log scale within -16..16, and no level reaches beyond its two edges."""
     most = max(symbols - 1, 1)
     low, high = (((2 * k.long() + side).to(mean) / most - 1) for side in (-1, 1))
     return log_mass_between(low, high, mean, scale, 2 / most)
@@ -71,11 +71,21 @@ def log_mass_within(k: Tensor, mean: Tensor, scale: Tensor, symbols: int) -> Ten
 def log_mass_between(
     low: Tensor | float, high: Tensor | float, mean: Tensor, scale: Tensor, width: float | None = None
 ) -> Tensor:
-    """log of the mass from `low` to `high`, `width` apart, under a logistic; `scale` is taken within -13..13."""
-    steep = torch.exp(-scale.clamp(-13, 13))
+    """log of the mass from `low` to `high`, `width` apart, under a logistic; `scale` is taken within -16..16."""
+    steep = torch.exp(-scale.clamp(-16, 16))
     a, b = (high - mean) * steep, (low - mean) * steep
     above, below = (torch.logaddexp(x, torch.zeros_like(x)) for x in (-a, b))  # F.softplus cuts off at 20
     return torch.log(-torch.expm1(-(high - low if width is None else width) * steep)) - above - below
+
+
+def adapted(state: Tensor, d: Tensor, rate: Tensor, small: Tensor) -> Tensor:
+    """w, h, p, e, r, ln r of a filter (lanes, 2 P + 4) once the number d (lanes, 1) came."""
+    taps = state.shape[1] // 2 - 2
+    w, h, p = state[:, :taps], state[:, taps : 2 * taps], state[:, 2 * taps, None]
+    w = w + rate * (d - p) / (small + h.square().sum(1, keepdim=True)) * h
+    h = torch.cat([d, h[:, :-1]], 1)
+    r = 1 / torch.sqrt(small + h.square().mean(1, keepdim=True))
+    return torch.cat([w, h, (w * h).sum(1, keepdim=True), d - p, r, r.log()], 1)
 
 
 def log_softmax(x: Tensor) -> Tensor:
@@ -275,6 +285,10 @@ class Device:
         if op.kind in MASSES:
             mass = log_mass if op.kind == "logistics" else log_mass_within
             return self._masses(x[0], torch.arange(self.program.symbols), mass).logsumexp(1)
+        if op.kind == "bins":
+            return w[1][torch.searchsorted(w[0], x[0][:, 0].contiguous(), right=True)]
+        if op.kind == "adapt":
+            return adapted(x[0], x[1], *w[0])
         if op.kind == "constant":
             return w[0]
         if op.kind == "class":

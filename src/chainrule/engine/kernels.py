@@ -35,7 +35,7 @@ Q0, Q1, Q2 = F(7.0376836292e-2), F(-1.1514610310e-1), F(1.1676998740e-1)
 Q3, Q4, Q5 = F(-1.2420140846e-1), F(1.4249322787e-1), F(-1.6668057665e-1)
 Q6, Q7, Q8 = F(2.0000714765e-1), F(-2.4999993993e-1), F(3.3333331174e-1)
 WIDEST = F(7.0)  # the log scale of a logistic is taken within -7..7
-FINEST = F(13.0)  # that of a logistic whose levels have no mass beyond their edges within -13..13
+FINEST = F(16.0)  # that of a logistic whose levels have no mass beyond their edges within -16..16
 TOGETHER = 32  # rows that a stripe of weights is kept in the cache for
 GELU, CUBE, TINY = F(1.5957691216), F(0.044715), F(1e-5)
 LEAST, HEAVIEST = F(program.LEAST), F(program.HEAVIEST)
@@ -49,8 +49,9 @@ FILL_HERE, COPY_HERE, DENSE_HERE = (CODES[k] for k in ("fill here", "copy here",
 FILL_CYCLE = CODES["fill cycle"]
 LOGISTICS, LOGISTIC_OF, MIX = CODES["logistics"], CODES["logistic of"], CODES["mix"]
 ATTEND_NEAR = CODES["attend near"]
-LOGISTICS_WITHIN = CODES["logistics within"]
+LOGISTICS_WITHIN, BINS, ADAPT = CODES["logistics within"], CODES["bins"], CODES["adapt"]
 LOG_SOFTMAX, REWEIGH, BLEND = CODES["log softmax"], CODES["reweigh"], CODES["blend"]
+AHEAD = CODES["ahead"]
 ONCE, FRAME, BACK, ROW, PIXEL, CHANNEL = range(6)  # the clocks; then one more a channel, and "done"
 FRAMES, ROWS, COLUMNS, CHANNELS, SYMBOLS, LANES, SIZE = range(7)  # Tables.dims
 
@@ -279,6 +280,40 @@ def logistic_of(memory, x, y, count, levels, k):
     for j in range(count):
         w, mean, steep, gap = logistic(memory, x, j, count, step, WIDEST)
         memory[y + j] = w + log_mass(k, levels - 1, mean, steep, gap, step)
+
+
+@called
+def bins(memory, weights, x, y, n, table, stride, edges, count):
+    """y = the row of the table with the number of edges that are at most x."""
+    row = 0
+    for k in range(count):
+        row += 1 if weights[edges + k] <= memory[x] else 0
+    for i in range(U(n)):
+        memory[y + i] = weights[table + row * stride + i]
+
+
+@called
+def adapt(memory, x, d, y, taps, rate, small):
+    """y = w, h, p, e, r, ln r of a filter once the number at d came, x what they were; x may be y. Sums in order."""
+    energy, w, h, p = ZERO, y, y + taps, y + 2 * taps
+    for i in range(2 * taps + 4):
+        memory[y + i] = memory[x + i]
+    for i in range(taps):
+        energy += memory[h + i] * memory[h + i]
+    error = memory[d] - memory[p]
+    pull = (rate * error) / (small + energy)
+    for i in range(U(taps)):
+        memory[w + i] += pull * memory[h + i]
+    for i in range(taps - 1, 0, -1):
+        memory[h + i] = memory[h + i - 1]
+    memory[h] = memory[d]
+    expected, energy = ZERO, ZERO
+    for i in range(taps):
+        expected += memory[w + i] * memory[h + i]
+        energy += memory[h + i] * memory[h + i]
+    memory[p], memory[p + 1] = expected, error
+    memory[p + 2] = ONE / np.sqrt(small + energy / F(taps))
+    memory[p + 3] = log(memory[p + 2])
 
 
 @inlined
@@ -547,7 +582,12 @@ def run(tables, context, memory, group, o, rows, lane, frame, row, column, scrat
         if kind == DENSE_HERE:
             w += ops[o, at.A] * index(tables, frame, row, column)
         k, apart = ops[o, at.K], ops[o, at.B]
+        begin(tables, memory, group, o, column, rows, y, ldy)
         dense(memory, scratch.spots, count, k, ldx, rows, weights, w, apart, n, y, ldy, scratch.moved)
+        return
+    if kind == AHEAD:
+        if column % ops[o, at.A] == 0:
+            ahead(tables, memory, group, o, column, scratch)
         return
     x, ldx, z, ldz = 0, 0, 0, 0
     if count > 0:
@@ -582,6 +622,40 @@ def run(tables, context, memory, group, o, rows, lane, frame, row, column, scrat
         )
 
 
+@inlined
+def begin(tables, memory, group, o, column, rows, y, ldy):
+    """What a product begins with, where it is not what is there: the bias, or a value."""
+    how, where, n = tables.ops[o, at.C], tables.ops[o, at.D], tables.ops[o, at.E]
+    if how == at.FROM_BIAS:
+        fill(memory, tables.weights, where, y, ldy, rows, n)
+    elif how == at.FROM_VALUE:
+        duplicate(memory, find(tables, where, column) + group, tables.reads[where, at.LINE], y, ldy, rows, n)
+
+
+@called
+def ahead(tables, memory, group, o, column, scratch):
+    """A product of what is known early, for some columns from this one on, in all lanes: they lie one after another."""
+    ops, reads, lanes = tables.ops, tables.reads, tables.dims[LANES]
+    first, count, k, n = ops[o, at.IN], ops[o, at.COUNT], ops[o, at.K], ops[o, at.N]
+    y, line = find(tables, ops[o, at.OUT], column) + group, reads[ops[o, at.OUT], at.LINE]
+    ldx, w, apart = reads[first, at.LINE], ops[o, at.WEIGHT], ops[o, at.B]
+    columns, done = min(ops[o, at.A], tables.dims[COLUMNS] - column), 0
+    for i in range(columns):
+        begin(tables, memory, group, o, column + i, lanes, y + i * lanes * line, line)
+    while done < columns:
+        alike = columns - done  # until one of the inputs is at the end of its ring
+        for s in range(count):
+            scratch.spots[s] = find(tables, first + s, column + done) + group
+            shifted, mask = column + done + reads[first + s, at.COLUMN], reads[first + s, at.MASK]
+            if mask != -1:
+                alike = min(alike, mask + 1 - (shifted & mask))
+        to, rows = y + done * lanes * line, alike * lanes
+        dense(
+            memory, scratch.spots, count, k, ldx, rows, tables.weights, w, apart, n, to, line, scratch.moved
+        )
+        done += alike
+
+
 @called
 def run_here(tables, memory, o, rows, pixel, x, ldx, y, ldy):
     """What belongs to the pixel: a row of the weights, or a part of a value."""
@@ -610,6 +684,10 @@ def run_rare(
             logistics(memory, x + i * ldx, to, ops[o, at.K], n)
         elif kind == LOGISTICS_WITHIN:
             logistics_within(memory, x + i * ldx, to, ops[o, at.K], n)
+        elif kind == BINS:
+            bins(memory, weights, x + i * ldx, to, n, w, ops[o, at.A], b, ops[o, at.K])
+        elif kind == ADAPT:
+            adapt(memory, x + i * ldx, z + i * ldz, to, (n - 4) // 2, weights[w], weights[w + 1])
         elif kind == LOGISTIC_OF:
             k = np.int64(context.symbols[lane + i, pixel * dims[CHANNELS] + ops[o, at.D]])
             logistic_of(memory, x + i * ldx, to, n, dims[SYMBOLS], k)

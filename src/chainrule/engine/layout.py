@@ -8,7 +8,7 @@ lanes, width), with one stride. Widths are rounded up to 16 numbers, what a vect
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -32,19 +32,22 @@ from chainrule.engine.program import (
 from chainrule.errors import ChainruleError
 
 VECTOR = 16
+AHEAD = 32  # columns times lanes at most for which a product of what is known early is computed at once
 LIMIT = 1 << 30  # numbers of float32 that the values of all lanes may take: 4 GiB
 
 KINDS = (
     "fill", "copy", "dense", "embed", "class", "levels", "position", "features", "select", "add", "multiply",
     "relu", "elu", "tanh", "sigmoid", "exp", "gelu", "gate", "cell", "hidden", "norm", "attend", "point",
     "fill here", "fill cycle", "copy here", "dense here", "logistics", "logistic of", "mix", "log softmax",
-    "reweigh", "blend", "attend near", "logistics within",
+    "reweigh", "blend", "attend near", "logistics within", "bins", "adapt", "ahead",
 )  # fmt: skip
 CODES = {kind: code for code, kind in enumerate(KINDS)}
 
-# columns of the table of operations; A to E are the operation's own numbers, and A also how far it is from the
-# weights of one pixel to those of the next
+# columns of the table of operations; A to E are the operation's own numbers. Of a product A is how far it is from the
+# weights of one pixel to those of the next, or how many columns it is computed for; B how far its stripes are apart; C
+# what it begins with, D where that is and E its width
 KIND, OUT, IN, COUNT, N, K, WEIGHT, BIAS, EVERY, WHOLE, A, B, C, D, E = range(15)
+FROM_BIAS, FROM_VALUE = 1, 2  # what a product begins with; 0: what is there
 # columns of the table of reads
 BASE, HALF, ROW, ROWS, ROW_STEP, FRAME, FRAMES, FRAME_STEP, COLUMN, MASK, STEP, LINE = range(12)
 
@@ -52,7 +55,7 @@ BASE, HALF, ROW, ROWS, ROW_STEP, FRAME, FRAMES, FRAME_STEP, COLUMN, MASK, STEP, 
 class Tables(NamedTuple):
     """What the kernels are given; all but `places` stays as it is.
 
-    ops (n, 15), reads (m, 12) int64; places (m,) int64, where the current row of each read begins; starts: the
+    ops (n, 15) int64, reads (m, 12) int32; places (m,) int64, where the current row of each read begins; starts: the
     first operation of each clock; logits: the read of each channel's; wipe (w, 2): what a new frame clears;
     weights float32; dims: frames, rows, columns, channels, symbols, lanes, numbers a group; mixers (x, 25): the plan
     of each; primed int32: the counts that a lane begins with; curves: the functions of the mixers.
@@ -94,6 +97,7 @@ def layout(program: Program, event: tuple[int, ...], lanes: int) -> Tables:
     """
     dims = program.geometry(event)
     stores, size = place(program, dims, lanes)
+    sums, size = place_sums(program, lanes, size)
     positions = dims[0] * dims[1] * dims[2]
     seen = [min(look_back(op) or positions, positions) for op in program.ops if op.kind in ATTENDING]
     scratch = size
@@ -103,7 +107,7 @@ def layout(program: Program, event: tuple[int, ...], lanes: int) -> Tables:
             f"events of shape {tuple(event)} take {size / 2**28:.1f} GiB in {lanes} lanes, {LIMIT >> 28} GiB are "
             "allowed: take smaller ones"
         )
-    lowering = Lowering(program, stores, lanes, scratch)
+    lowering = Lowering(program, stores, sums, lanes, scratch)
     starts = [0]
     for clock in clocks(program.channels):
         for op in program.sections[clock]:
@@ -117,7 +121,7 @@ def layout(program: Program, event: tuple[int, ...], lanes: int) -> Tables:
     ]
     return Tables(
         table(lowering.ops, 15),
-        table(lowering.reads, 12),
+        table(lowering.reads, 12).astype(np.int32),  # half as much to read at every step
         np.zeros(len(lowering.reads), np.int64),
         np.array(starts, np.int64),
         np.array(logits, np.int64),
@@ -197,6 +201,42 @@ def extent(value, reads, dims, line, cached) -> tuple[int, int, int, int, int, i
     return 1, up + 1, width + back + ahead, 0, back, -1
 
 
+def place_sums(program: Program, lanes: int, size: int) -> tuple[dict[int, Store], int]:
+    """After the values, of so many numbers: a place for sums ahead of each value that has some; and the new size."""
+    stores = {}
+    for op in program.ops:
+        if (columns := ahead(program, op, lanes)[1]) > 1:
+            line = rounded(program.values[op.output].width)
+            stores[op.output] = Store(size, line, 0, 1, 1, columns, 0, 0, columns - 1)
+            size += columns * lanes * line
+    return stores, size
+
+
+def ahead(program: Program, op: Op, lanes: int) -> tuple[int, int]:
+    """(inputs, columns): a product of the first so many inputs is computed for so many columns of a line at once.
+
+    What a WaveNet reads d samples back is known for the next d samples, so few lanes read those weights once for
+    several columns and not at each: from the second level of the cache on, reading weights is what takes the time.
+    """
+    value = program.values[op.output]
+    late = program.axes == "line" and program.clock(op) not in EARLY and value.every == 1
+    if not late or op.kind not in ("dense", "dense onto"):
+        return 0, 1
+    start, inputs = op.reads[: op.kind == "dense onto"], op.reads[op.kind == "dense onto" :]
+    known = [1 if program.values[read.value].clock == "once" else known_for(program, read) for read in inputs]
+    count = next((i for i, columns in enumerate(known) if columns < 2), len(known))
+    columns = min([AHEAD // lanes, *(known_for(program, read) for read in start), *known[:count]])
+    return (count, 1 << columns.bit_length() - 1) if count and columns > 1 else (0, 1)
+
+
+def known_for(program: Program, read: Read) -> int:
+    """For how many columns of a line, from the present one on, the numbers that will be read are known already."""
+    value = program.values[read.value]
+    if read.frames or read.rows or value.every > 1 or value.carried:
+        return 1
+    return AHEAD if value.clock in EARLY else max(1, -read.columns)
+
+
 def apart(program: Program, stores: Sequence[Store], dims: tuple[int, int, int]) -> list[int]:
     """The values that lanes with the same context have each for itself, and that are read again later.
 
@@ -226,8 +266,11 @@ def aligned(size: int) -> np.ndarray:
 class Lowering:
     """Turns operations into rows of the kernels' tables."""
 
-    def __init__(self, program: Program, stores: list[Store], lanes: int, scratch: int):
-        self.program, self.stores, self.lanes, self.scratch = program, stores, lanes, scratch
+    def __init__(
+        self, program: Program, stores: list[Store], sums: dict[int, Store], lanes: int, scratch: int
+    ):
+        self.program, self.stores, self.sums = program, stores, sums
+        self.lanes, self.scratch = lanes, scratch
         self.ops: list[list[int]] = []
         self.reads: list[list[int]] = []
         self.weights: list[np.ndarray] = []
@@ -237,7 +280,10 @@ class Lowering:
 
     def read(self, read: Read) -> int:
         """A row of the table of reads; gives its number."""
-        store = self.stores[read.value]
+        return self.read_from(self.stores[read.value], read)
+
+    def read_from(self, store: Store, read: Read) -> int:
+        """The same where the numbers of the value, or others of its width, lie in this store."""
         line = self.lanes * store.line
         single = store.frames == store.rows == store.columns == 1 and store.mask == -1
         self.reads.append(
@@ -254,25 +300,31 @@ class Lowering:
         """Put weights (n,) or (m, n) into memory, row by row, or as stripes of so many rows; gives where they begin."""
         array = np.atleast_2d(array)
         size = len(array) * rounded(array.shape[1])
-        if not self.program.packed:
+        if bool(self.sums) not in self.program.packed:
             self.weights.append((striped(array, stripes) if stripes else padded(array)).ravel())
         self.used += size
         return self.used - size
 
     def all_weights(self) -> np.ndarray:
         """All that was kept, where a line of the processor's cache begins; made once for a program, then shared."""
-        if not self.program.packed:
+        packed, early = self.program.packed, bool(self.sums)
+        if early not in packed:
             found, first = aligned(self.used + VECTOR), 0
             for part in self.weights:
                 found[first : first + part.size] = part
                 first += part.size
-            self.program.packed.append(found)
-        return self.program.packed[0]
+            packed[early] = found
+        return packed[early]
 
     def emit(self, kind: str, out: Read, reads: Sequence[Read] = (), n: int = 0, **more: int) -> None:
         """A row of the table of operations."""
+        self.emit_row(kind, out, [self.read(out), *(self.read(read) for read in reads)], reads, n, **more)
+
+    def emit_row(
+        self, kind: str, out: Read, numbers: list[int], reads: Sequence[Read], n: int = 0, **more: int
+    ) -> None:
+        """The same where the numbers of its reads, that of the output first, are known."""
         value = self.program.values[out.value]
-        numbers = [self.read(out), *(self.read(read) for read in reads)]
         row = dict.fromkeys(range(15), 0)
         row |= {KIND: CODES[kind], OUT: numbers[0], IN: numbers[0] + 1, COUNT: len(reads)}
         row |= {N: n or out.width, EVERY: value.every, WHOLE: self.is_whole(kind, [out, *reads])}
@@ -294,6 +346,7 @@ class Lowering:
             "mix",
             "reweigh",
             "blend",
+            "ahead",
         )
         return int(plain and all(s.half == 0 and s.mask == -1 and s.columns > 1 for s in stores))
 
@@ -320,6 +373,13 @@ class Lowering:
                 self.emit("copy", Read(op.output, first=first, width=read.width), [read])
         elif op.kind == "norm":
             self.emit("norm", out, op.reads, weight=self.keep(weights[0]), bias=self.keep(weights[1]))
+        elif op.kind == "bins":
+            edges, table = self.keep(weights[0]), self.keep(weights[1])
+            self.emit(
+                "bins", out, op.reads, weight=table, bias=edges, a=rounded(out.width), k=len(weights[0])
+            )
+        elif op.kind == "adapt":
+            self.emit("adapt", out, op.reads, weight=self.keep(weights[0]))
         elif op.kind == "copy onto":
             self.emit("copy", out, op.reads[:1])
             for j, (rows, columns, channel) in enumerate(zip(*[iter(op.numbers)] * 3, strict=True)):
@@ -353,25 +413,64 @@ class Lowering:
 
     def dense(self, op: Op, out: Read, weights: list[np.ndarray]) -> None:
         """The start, then a product for each run of reads of one shape."""
-        inputs = list(op.reads)
-        if op.kind == "dense":
-            self.emit("fill", out, weight=self.keep(weights[1]))
-        elif (start := inputs.pop(0)).value != op.output or not start.here:
+        early, columns = ahead(self.program, op, self.lanes)
+        start, inputs = (None, op.reads) if op.kind == "dense" else (op.reads[0], op.reads[1:])
+        bias, begun = self.keep(weights[1]) if start is None else 0, len(self.ops)
+        if early:
+            self.products_ahead(out, start, inputs[:early], bias, weights[0], columns)
+        elif start is None:
+            self.emit("fill", out, weight=bias)
+        elif start.value != op.output or not start.here:
             self.emit("copy", out, [start])
-        rows, first = sum(read.width for read in inputs), 0
-        kind, step, apart = "dense", 0, rows * VECTOR
+        joined = len(self.ops) > begun and self.program.clock(op) not in EARLY
+        rows = sum(read.width for read in inputs[early:])
+        kind, step = "dense", 0
         if op.kind == "dense here onto":
             kind, step = "dense here", rows * rounded(out.width)
-        matrix = self.keep(weights[0], rows)
-        while inputs:
-            alike = 1
-            while alike < len(inputs) and self.alike(inputs[0], inputs[alike]):
-                alike += 1
-            width = inputs[0].width
-            begin = matrix + first * VECTOR
-            self.emit(kind, out, inputs[:alike], n=rounded(out.width), k=width, weight=begin, a=step, b=apart)
-            first += alike * width
-            inputs = inputs[alike:]
+        matrix = self.keep(weights[0][len(weights[0]) - rows :] if early else weights[0], rows) if rows else 0
+        for run, first in self.runs(inputs[early:]):
+            where = {"k": run[0].width, "weight": matrix + first * VECTOR, "a": step, "b": rows * VECTOR}
+            self.emit(kind, out, run, n=rounded(out.width), **where)
+            if joined and first == 0:
+                self.join(self.ops.pop(-2), out)
+
+    def join(self, start: list[int], out: Read) -> None:
+        """The last operation begins with what another one would write: of a pixel there is little else to do."""
+        filled = start[KIND] == CODES["fill"]
+        self.begin(FROM_BIAS if filled else FROM_VALUE, start[WEIGHT if filled else IN], out)
+
+    def begin(self, how: int, where: int, out: Read) -> None:
+        """What the last operation begins with."""
+        self.ops[-1][C], self.ops[-1][D], self.ops[-1][E] = how, where, out.width
+
+    def products_ahead(self, out, start, inputs, bias, weight, columns) -> None:
+        """The same of what is known early, for so many columns at once; then a copy of the present one."""
+        rows, sums = sum(read.width for read in inputs), self.sums[out.value]
+        matrix = self.keep(weight[:rows], rows)
+        for run, first in self.runs(inputs):
+            numbers = [self.read_from(sums, out), *(self.read(read) for read in run)]
+            where = {"k": run[0].width, "weight": matrix + first * VECTOR, "b": rows * VECTOR}
+            self.emit_row("ahead", out, numbers, run, rounded(out.width), a=columns, **where)
+            if first == 0:
+                self.begin(
+                    FROM_BIAS if start is None else FROM_VALUE,
+                    bias if start is None else self.read(start),
+                    out,
+                )
+        self.emit_row("copy", out, [self.read(out), self.read_from(sums, out)], [out])
+
+    def runs(self, inputs: Sequence[Read]) -> Iterator[tuple[list[Read], int]]:
+        """Reads that can go through one product, and how many numbers of all lie before them."""
+        run: list[Read] = []
+        first = done = 0
+        for read in inputs:
+            if run and not self.alike(run[0], read):
+                yield run, first
+                run, first = [], done
+            run.append(read)
+            done += read.width
+        if run:
+            yield run, first
 
     def alike(self, a: Read, b: Read) -> bool:
         """Whether two reads can go through one product."""

@@ -122,7 +122,7 @@ OPS: dict[str, tuple[int | None, int, int | None, str]] = {
         1,
         0,
         0,
-        "the same, no mass of a level beyond its edges, log scales taken within -13..13",
+        "the same, no mass of a level beyond its edges, log scales taken within -16..16",
     ),
     "logistic of": (1, 0, 1, "wⱼ + log of the mass of the symbol of channel n under logistic j, x as above"),
     "mix": (
@@ -140,6 +140,13 @@ OPS: dict[str, tuple[int | None, int, int | None, str]] = {
         "the weights x₀ (K + 1, J) of a blend, moved by W₀ times the gradient of its last ln p: see `blend`",
     ),
     "blend": (None, 0, 0, "Σⱼ (1/J + x₀[0, j] + x₀[1 + the last symbol, j]) xⱼ₊₁: ln p of J chains, weighed"),
+    "bins": (1, 2, 0, "W₁[how many of the numbers W₀ are at most x], W₀ (M,), W₁ (M + 1, N)"),
+    "adapt": (
+        2,
+        1,
+        0,
+        "what a filter of normalised least mean squares knows once y came, x what it knew: see `adaptive`",
+    ),
     "norm": (1, 2, 0, "(x - mean) / √(variance + 10⁻⁵) · W + b"),
     "attend": (
         3,
@@ -203,9 +210,12 @@ class Program:
         return found
 
     @cached_property
-    def packed(self) -> list[np.ndarray]:
-        """Room for the weights as the strict executor wants them: `layout` puts them there for all that run it."""
-        return []
+    def packed(self) -> dict[bool, np.ndarray]:
+        """Room for the weights as the strict executor wants them: `layout` puts them there for all that run it.
+
+        What few lanes compute ahead has weights of its own: by whether there is such a thing.
+        """
+        return {}
 
     @cached_property
     def pixels(self) -> int:
@@ -441,7 +451,7 @@ def check_op(program: Program, op: Op, where: str) -> None:
     require(wanted is not None, f"{where}: its reads do not fit its output of {value.width}")
     require(shapes == wanted, f"{where}: its weights have shapes {shapes}, not {wanted}")
     itself = [i for i, read in enumerate(op.reads) if read.value == op.output and read.here]
-    harmless = op.kind in ELEMENTWISE or (op.kind in (*ONTO, "reweigh") and itself == [0])
+    harmless = op.kind in ELEMENTWISE or (op.kind in (*ONTO, "reweigh", "adapt") and itself == [0])
     require(not itself or harmless, f"{where} reads v{op.output} while it writes it")
 
 
@@ -600,6 +610,16 @@ def _reweigh(program, op, n, widths):
     return [(1,)] if fits and before and op.reads[0].here else None
 
 
+def _bins(program, op, n, widths):
+    edges = len(program.weights[op.weights[0]])
+    return [(edges,), (edges + 1, n)] if widths == [1] else None
+
+
+def _adapt(program, op, n, widths):
+    fits = program.values[op.output].carried and op.reads[0].value == op.output and op.reads[0].here
+    return [(2,)] if fits and n >= 6 and n % 2 == 0 and widths == [n, 1] else None
+
+
 def _norm(program, op, n, widths):
     return [(n,), (n,)] if widths == [n] else None
 
@@ -665,6 +685,8 @@ SHAPES = {
     "log softmax": _same(1),
     "reweigh": _reweigh,
     "blend": _blend,
+    "bins": _bins,
+    "adapt": _adapt,
     "norm": _norm,
     "attend": _attend,
     "attend near": _attend_near,

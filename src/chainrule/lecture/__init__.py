@@ -1,9 +1,9 @@
 """`chainrule lecture NAME`: the figures of the lecture, each a short module that learns and draws its own.
 
 A module of the table has `SIZES`, a dict of options for each of "tiny" (tests), "laptop" (a first look, within a
-minute, or ten where images are drawn pixel by pixel) and "paper", and
+minute, or ten where images or sounds are drawn symbol by symbol) and "paper", and
 
-    draw(save, seed, **options) -> facts        save(name, image) keeps a picture as NAME.png
+    draw(save, seed, **options) -> facts        save(name, image) keeps a picture as NAME.png, bytes as NAME
 
 The facts are JSON; "rows" among them are a table. The first line of the module's documentation is what
 `chainrule lecture` lists.
@@ -41,6 +41,7 @@ FIGURES = {
     "sentiment-neuron": "chainrule.lecture.sentiment_neuron",
     "attention-patterns": "chainrule.lecture.attention_patterns",
     "dilated-convolutions": "chainrule.lecture.dilated_convolutions",
+    "wavenet": "chainrule.lecture.wavenet",
 }
 FACTS = "facts.json"
 
@@ -65,10 +66,12 @@ def lecture(
     size: str = "laptop",
     seed: int = 0,
     listen: Callable[[str, int, int], None] | None = None,
+    settings: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Learn and draw the figure `name`: PNG files and facts.json in `out`, by default lecture/NAME.
 
-    `listen` is told of every training what it learns, the steps done, and of how many.
+    `listen` is told of every training what it learns, the steps done, and of how many. `settings` are options of the
+    figure that override those of its size.
 
     Returns:
         The facts: what was reached, the options, the seconds and the files.
@@ -83,15 +86,20 @@ def lecture(
     module = importlib.import_module(FIGURES[name])
     if size not in module.SIZES:
         raise ChainruleError(f"{name} has no size {size!r}: choose from {', '.join(module.SIZES)}")
+    options = {**module.SIZES[size], **(settings or {})}
+    if unknown := options.keys() - module.SIZES[size].keys():
+        known = ", ".join(module.SIZES[size])
+        raise ChainruleError(f"{name} has no option {min(unknown)!r}: choose from {known}")
     folder, files, began = Path(out or Path("lecture") / name), list[str](), time.perf_counter()
 
-    def save(stem: str, image: Any) -> None:
-        files.append(str(folder / f"{stem}.png"))
-        written(folder, f"{stem}.png", png(image))
+    def save(stem: str, what: Any) -> None:
+        file, content = (stem, what) if isinstance(what, bytes) else (f"{stem}.png", png(what))
+        files.append(str(folder / file))
+        written(folder, file, content)
 
     with told(listen):
-        facts = module.draw(save, seed, **module.SIZES[size])
-    facts |= {"size": size, "seed": seed, **module.SIZES[size], "seconds": time.perf_counter() - began}
+        facts = module.draw(save, seed, **options)
+    facts |= {"size": size, "seed": seed, **options, "seconds": time.perf_counter() - began}
     written(folder, FACTS, (json.dumps(facts, indent=1, ensure_ascii=False) + "\n").encode())
     return {**facts, "files": [*files, str(folder / FACTS)]}
 

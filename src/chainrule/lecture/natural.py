@@ -24,7 +24,7 @@ BORDER = 8  # pixels cut off on each side: the filter takes an image as one peri
 SIDE = 12  # pixels of a patch, as Olshausen & Field 1996 had
 HELD_OUT = 5000  # patches of photographs that nothing was learned from
 
-Save = Callable[[str, Image.Image], None]
+Save = Callable[[str, Image.Image | bytes], None]
 
 
 def patches(count: int, seed: int, split: str = "train") -> np.ndarray:

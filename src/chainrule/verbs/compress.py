@@ -25,7 +25,6 @@ from chainrule.archive import (
     DTYPES,
     FILE,
     LZMA,
-    MAX_BLOCK,
     MODEL,
     STORED,
     Archive,
@@ -35,26 +34,28 @@ from chainrule.archive import (
     Writer,
     atomic,
     digest,
-    flaw,
+    packed,
     squeeze,
 )
-from chainrule.data import BYTES, Alphabet, Dataset
+from chainrule.data import BYTES, Alphabet, Dataset, unit_of
 from chainrule.data.alphabets import Tokens
-from chainrule.data.images import FORMATS, read_image
 from chainrule.engine.strict import in_threads
 from chainrule.errors import ChainruleError
 from chainrule.model import Chain
 from chainrule.verbs.coders import CODER, Coder, coder_of
-from chainrule.verbs.lanes import Lanes, Meter, coded_type, lanes_of
+from chainrule.verbs.lanes import Lanes, Meter, lanes_of
 from chainrule.verbs.score import check_fits
+from chainrule.verbs.sounds import Sounds
+from chainrule.verbs.sources import Events, Source
 from chainrule.verbs.unpack import decoded, decompress, extract, verify
 
 __all__ = ["Report", "compress", "decompress", "extract", "verify"]
 
 LANE = 8192  # symbols: a text is cut into pieces of at least this length, which are coded side by side
-TEXT_LANES = 64  # most lanes of a block of texts
+LINES = 64  # most lanes of a block of texts or sounds
+SOUND_LANE = 1 << 16  # samples: the same of sounds, whose models see thousands of samples back
+SOUND_BLOCK = 1 << 17  # samples that short sounds fill a block with: what one costs to get back
 FILES = 1 << 16  # bytes: small files that are kept whole share a block
-ORIENTATION = 0x0112  # the EXIF tag
 
 
 @dataclass(frozen=True)
@@ -62,11 +63,12 @@ class Report:
     """What compressing came to.
 
     Attributes:
-        items, symbols: of the data set; of texts in tokens their bytes.
-        raw_bytes: the symbols at one byte each, two above 256 levels.
+        items, symbols: of the data set; of texts in tokens their bytes, of sounds their samples, of all channels.
+        raw_bytes: the symbols at one byte each, two above 256 levels; of files of sound all their bytes.
         archive_bytes: the file; model_bytes: of which the embedded model, with the table of its tokens; payload_bytes:
             of which all blocks.
-        bits_per_dim: bits a symbol without the model; with_model: with it.
+        bits_per_dim: bits a symbol without the model; with_model: with it. Of sounds without the files that were kept
+            whole.
         blocks: how many blocks the model coded, and how many are packed or stored without it.
         files: items of which the source file was kept whole.
         ideal_bits: −log₂ p of everything that the model coded, exact in the arithmetic that coded it.
@@ -75,6 +77,7 @@ class Report:
         xz_bytes: xz (preset 6) of all raw symbols in one stream: the alternative without a model.
         break_even: items from which on the archive with its model is smaller than xz, or None.
         seconds: of the whole work.
+        unit: of the two: "bits/dim", of texts "bits/byte", of sounds "bits/sample".
     """
 
     items: int
@@ -93,6 +96,7 @@ class Report:
     xz_bytes: int
     break_even: int | None
     seconds: float
+    unit: str
 
 
 def compress(
@@ -139,11 +143,11 @@ def compress(
     coder, threads = coder or coder_of(chain), threads or torch.get_num_threads()
     model, table = (coder.model(), packed_table(data.alphabet)) if embed else (b"", b"")
     header = header_of(coder, data, model, table, block_items, "files" if originals else layout(data))
-    source = Source(data, header, originals)
+    source = source_of(data, header, originals)
     with atomic(path, force) as file:
         items = source.items(coder.classes)
         blocks = Blocks(coder, source, threads, progress)
-        items = source.keep_smaller(items, blocks.ideal(items)) if originals else items
+        items = source.keep_smaller(items, blocks.ideal)
         writer = Writer(file, header, model, table)
         tally = blocks.write(items, writer)
         total = writer.finish()
@@ -168,13 +172,24 @@ def check_data(chain: Chain, data: Dataset) -> None:
     if not len(data):
         raise ChainruleError("the data set is empty: there is nothing to compress")
     check_fits(chain, data)
+    if data.sound is not None and chain.symbols != data.levels:
+        raise ChainruleError(
+            f"a byte of sound has {data.levels} levels, the model {chain.symbols}: fit one to sound"
+        )
     for shape in data.buckets:
         if chain.event is not None and shape != tuple(chain.event):
             raise ChainruleError(f"an item has shape {shape}, the model takes {tuple(chain.event)}")
 
 
+def source_of(data: Dataset, header: Header, originals: Mapping[str, Path]) -> Source:
+    """Where the items come from."""
+    return Events(data, header, originals) if data.sound is None else Sounds(data, header)
+
+
 def layout(data: Dataset) -> str:
     """Whether one array comes back or a file an item: what is numbered and of one shape was an array."""
+    if data.sound is not None:
+        return "files"
     numbered = all(name.isdecimal() for name in data.names)
     return "array" if data.kind != "text" and data.event is not None and numbered else "files"
 
@@ -199,8 +214,13 @@ def header_of(
     """What holds for the whole archive. How it is cut into blocks and lanes follows from data and model alone."""
     from chainrule import __version__
 
-    cut = coder.event is None and not coder.adapts and any(len(shape) == 1 for shape in data.buckets)
-    lanes = TEXT_LANES if cut else coder.most_lanes(max(1, *map(math.prod, data.buckets)))
+    sound = data.sound
+    line = sound is not None or any(len(shape) == 1 for shape in data.buckets)
+    cut = line and coder.event is None and not coder.adapts
+    lane, lanes = LANE if sound is None else SOUND_LANE, LINES
+    if not cut:
+        lane, lanes = 0, coder.most_lanes(max(1, *map(math.prod, data.buckets)))
+    told: dict[str, Any] = {} if sound is None else {"sound_rate": sound.rate, "sound_coding": sound.coding}
     return Header(
         kind=data.kind,
         symbols=coder.symbols,
@@ -208,7 +228,7 @@ def header_of(
         dtype=dtype_of(data),
         source=data.source.encode("utf-8", "replace").decode(),
         block_items=block_items or lanes,
-        lane=LANE if cut else 0,
+        lane=lane,
         model_sha256=coder.identity(),
         model_bytes=len(model),
         model_crc32=zlib.crc32(model),
@@ -217,12 +237,13 @@ def header_of(
         coder=CODER,
         writer=f"chainrule {__version__}",
         **facts_of(data.alphabet, table),
+        **told,
     )
 
 
 def dtype_of(data: Dataset) -> str:
-    """The type in which an array comes back: the one that it had; texts are bytes."""
-    if data.alphabet is not BYTES:
+    """The type in which an array comes back: the one that it had; texts and sounds are bytes."""
+    if data.alphabet is not BYTES or data.sound is not None:
         return "|u1"
     dtype = (data.x if isinstance(data.x, np.ndarray) else np.asarray(data.x[0])).dtype
     name = dtype.newbyteorder("<").str
@@ -233,115 +254,28 @@ def dtype_of(data: Dataset) -> str:
     return name
 
 
-@dataclass(frozen=True)
-class Source:
-    """Where the bytes of the items come from: the events of a data set, and files that are kept whole."""
-
-    data: Dataset
-    header: Header
-    originals: Mapping[str, Path]
-
-    def items(self, classes: int) -> list[Item]:
-        """Every event as an item; a picture whose pixels are not the whole truth as a file."""
-        items: list[Item] = []
-        taken: set[str] = set()
-        for i in range(len(self.data)):
-            event = np.asarray(self.data.x[i])
-            name = self.data.names[i] if len(self.data.names) else str(i)
-            if reason := flaw(name, taken):
-                raise ChainruleError(f"the name {name!r} cannot be kept: {reason}; rename it")
-            context = int(self.data.context[i]) if classes and self.data.context is not None else None
-            item = self.item(name, event, context)
-            if item.size > MAX_BLOCK:
-                raise ChainruleError(
-                    f"{name} has {item.size} symbols, at most {MAX_BLOCK} can be kept: cut it"
-                )
-            whole = name in self.originals and not shows_the_same(self.originals[name], event)
-            items.append(self.as_file(item) if whole else item)
-        return items
-
-    def item(self, name: str, event: np.ndarray, context: int | None) -> Item:
-        """An event as an item; a text in tokens is as many bytes as they spell."""
-        alphabet = self.data.alphabet
-        if alphabet is BYTES:
-            return Item(name, event.shape, context=context)
-        return Item(name, (alphabet.size(event),), context=context, tokens=len(event))
-
-    def as_file(self, item: Item) -> Item:
-        """The item as its source file."""
-        return Item(item.name, (self.size(item),), FILE, item.context)
-
-    def size(self, item: Item) -> int:
-        """Bytes of the source file."""
-        path = self.originals[item.name]
-        try:
-            return path.stat().st_size
-        except OSError as error:
-            raise ChainruleError(f"cannot read {path}: {error.strerror or error}") from error
-
-    def original(self, item: Item) -> bytes:
-        """The source file."""
-        path = self.originals[item.name]
-        try:
-            return path.read_bytes()
-        except OSError as error:
-            raise ChainruleError(f"cannot read {path}: {error.strerror or error}") from error
-
-    def keep_smaller(self, items: list[Item], ideal: np.ndarray) -> list[Item]:
-        """Keep a source file whole when it is no larger than its coded pixels will be."""
-
-        def smaller(item: Item, bits: float) -> bool:
-            if item.form == FILE or item.name not in self.originals:
-                return False
-            return 8 * self.size(item) <= bits
-
-        return [
-            self.as_file(item) if smaller(item, bits) else item
-            for item, bits in zip(items, ideal, strict=True)
-        ]
-
-    def symbols(self, i: int) -> np.ndarray:
-        """The symbols of event i as they stand in a raw block: one or two bytes each, in C order; of texts bytes."""
-        event = self.coded(i)
-        return event if self.data.alphabet is BYTES else BYTES.encode(self.data.alphabet.decode(event))
-
-    def coded(self, i: int) -> np.ndarray:
-        """The symbols of event i as the model codes them."""
-        event = np.asarray(self.data.x[i])
-        low, high = (int(event.min()), int(event.max())) if event.size else (0, 0)
-        if low < 0 or high >= self.header.symbols:
-            most = self.header.symbols - 1
-            raise ChainruleError(f"item {i} has symbols from {low} to {high}, the model knows 0 to {most}")
-        return event.astype(coded_type(self.header), order="C")
-
-
-def shows_the_same(path: Path, event: np.ndarray) -> bool:
-    """Whether a PNG of the event shows what the file does: upright, without alpha, 8 bits, one frame."""
-    from PIL import Image
-
-    try:
-        pixels, beyond = read_image(path, path.name)
-        with Image.open(path, formats=list(FORMATS)) as image:
-            upright = image.getexif().get(ORIENTATION, 1) in (0, 1)
-    except Exception:  # whatever such a file makes a parser raise: its bytes are kept
-        return False
-    return not beyond and upright and pixels.shape[:2] == event.shape[:2] and bool((pixels == event).all())
-
-
 def groups(items: list[Item], todo: Sequence[int], header: Header) -> Iterator[list[int]]:
-    """The items of each block: of one shape, or texts by falling length, as many as lanes allow; or files."""
+    """The items of each block: of one shape, or texts or sounds by falling length, as many as lanes allow; or files."""
     kinds: dict[tuple[Any, ...], list[int]] = {}
     for i in todo:
-        text = len(items[i].shape) == 1 and header.lane > 0
-        key = (FILE,) if items[i].form == FILE else ("text",) if text else items[i].shape
+        line = items[i].part is not None or (len(items[i].shape) == 1 and header.lane > 0)
+        key = (FILE,) if items[i].form == FILE else ("line",) if line else items[i].shape
         kinds.setdefault(key, []).append(i)
     for key, members in kinds.items():
-        if key == ("text",):
-            members.sort(key=lambda i: -items[i].steps)
+        if key == ("line",):
+            members.sort(key=lambda i: -length_of(items[i]))
         if key == (FILE,):
             yield from filled(members, [items[i].size for i in members], FILES)
+        elif items[members[0]].part is not None:
+            least = -(-SOUND_BLOCK // header.block_items)
+            yield from filled(members, [max(least, items[i].shape[0]) for i in members], SOUND_BLOCK)
         else:
             yield from filled(members, [lanes_of(items[i], header) for i in members], header.block_items)
+
+
+def length_of(item: Item) -> int:
+    """How long a text or a whole recording is: pieces of one follow each other."""
+    return item.steps if item.part is None else item.part.total
 
 
 def filled(members: list[int], needed: list[int], room: int) -> Iterator[list[int]]:
@@ -364,11 +298,27 @@ def filled(members: list[int], needed: list[int], room: int) -> Iterator[list[in
 
 @dataclass
 class Tally:
-    """What was written: blocks and bytes by coding, and the ideal bits of what the model coded."""
+    """What was written: blocks and bytes by coding, bytes of files kept whole, ideal bits of what the model coded."""
 
     blocks: Counter[str] = field(default_factory=Counter)
     bytes: Counter[str] = field(default_factory=Counter)
+    whole: int = 0
     ideal: float = 0.0
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A block that can be written: which items it has, how, its bytes, hash, and −log₂ p of what the model coded.
+
+    `ends`: how many of the bytes hold what stands around samples.
+    """
+
+    index: list[int]
+    coding: str
+    payload: bytes
+    sha256: str
+    ideal: float = 0.0
+    ends: int = 0
 
 
 class Blocks:
@@ -405,30 +355,42 @@ class Blocks:
     def write(self, items: list[Item], writer: Writer) -> Tally:
         """Code every block and append it: with the model where that is shorter."""
         meter, tally = Meter(self.progress, "compress", sum(item.steps for item in items)), Tally()
-        blocks = list(groups(items, range(len(items)), self.source.header))
-        pack = partial(self.pack, items, meter)
-        for index, found in zip(blocks, in_threads(pack, blocks, self.threads), strict=True):
-            coding, payload, sha256, ideal = found
-            tally.blocks[coding] += 1
-            tally.bytes[coding] += writer.add(coding, payload, [items[i] for i in index], sha256)
-            tally.ideal += ideal
+        blocks = groups(items, range(len(items)), self.source.header)
+        for some in in_threads(partial(self.pack, items, meter), blocks, self.threads):
+            for block in some:
+                members = [items[i] for i in block.index]
+                size = writer.add(block.coding, block.payload, members, block.sha256, block.ends)
+                tally.blocks[block.coding] += 1
+                tally.bytes[block.coding] += size
+                tally.whole += size if members[0].form == FILE else 0
+                tally.ideal += block.ideal
         return tally
 
-    def pack(self, items: list[Item], meter: Meter, index: list[int]) -> tuple[str, bytes, str, float]:
-        """(coding, bytes, hash, −log₂ p of what the model coded) of a block."""
-        members, ideal = [items[i] for i in index], 0.0
-        whole = members[0].form == FILE
-        if whole:
-            parts = [self.source.original(item) for item in members]
-            meter.add(sum(item.size for item in members))
-        else:
-            parts = [self.source.symbols(i).tobytes() for i in index]
+    def pack(self, items: list[Item], meter: Meter, index: list[int]) -> list[Packed]:
+        """A block; of sounds two, when the model makes some of its items longer than they are."""
+        if items[index[0]].form == FILE:
+            meter.add(sum(items[i].size for i in index))
+            return [self.best(items, index)]
+        stream, bits = self.code(items, meter, index)
+        longer = [i for i, n in zip(index, bits, strict=True) if items[i].part and n >= 8 * items[i].size > 0]
+        if not longer or len(longer) == len(index):
+            return [self.best(items, index, stream, bits)]
+        rest = [i for i in index if i not in set(longer)]
+        return [*self.pack(items, Meter(None, "", 0), rest), self.best(items, longer)]
+
+    def best(
+        self, items: list[Item], index: list[int], stream: bytes | None = None, bits: np.ndarray | None = None
+    ) -> Packed:
+        """A block as what the model made of it, or without that, whichever is shorter."""
+        members = [items[i] for i in index]
+        parts = [self.source.raw(i, items[i]) for i in index]
         coding, payload = without_model(b"".join(parts), len(members))
-        if not whole:
-            stream, bits = self.code(items, meter, index)
-            if len(stream) < len(payload):
-                coding, payload, ideal = MODEL, stream, float(bits.sum())
-        return coding, payload, digest(self.source.header, members, parts), ideal
+        sha256 = digest(self.source.header, members, parts)
+        if stream is not None and bits is not None:
+            ends = packed(b"".join(self.source.ends(i, items[i]) for i in index))
+            if len(ends) + len(stream) < len(payload):
+                return Packed(index, MODEL, ends + stream, sha256, float(bits.sum()), len(ends))
+        return Packed(index, coding, payload, sha256)
 
 
 def without_model(raw: bytes, items: int) -> tuple[str, bytes]:
@@ -449,8 +411,8 @@ def check_written(
 def context_rule(chain: Chain, items: list[Item], header: Header) -> str:
     """On what a symbol is conditioned: what came before it in its lane."""
     cut = any(lanes_of(item, header) > 1 for item in items)
-    whole = chain.context_rule()
-    return f"lanes of at least {header.lane:,} symbols, each from the beginning ({whole})" if cut else whole
+    whole, what = chain.context_rule(), "samples" if header.sound_coding else "symbols"
+    return f"lanes of at least {header.lane:,} {what}, each from the beginning ({whole})" if cut else whole
 
 
 def account(
@@ -459,29 +421,35 @@ def account(
     """The sums for the report."""
     packer, raw_bytes, xz_bytes = lzma.LZMACompressor(preset=6), 0, 0
     for i in range(len(items)):
-        raw = source.symbols(i).tobytes()
+        raw = source.plain(i)
         raw_bytes += len(raw)
         xz_bytes += len(packer.compress(raw))
     xz_bytes += len(packer.flush())
     header = source.header
     model = header.model_bytes + header.tokens_bytes
     symbols, rest = raw_bytes // header.width, total - model
-    gain = (xz_bytes - (rest - fixed)) / len(items)  # bytes an item
+    each = rest
+    if header.kind == "sound":
+        symbols = sum(item.shape[0] for item in items if item.form != FILE)
+        each = rest - tally.whole
+    count = sum(item.first for item in items)
+    gain = (xz_bytes - (rest - fixed)) / count  # bytes an item
     return Report(
-        items=len(items),
+        items=count,
         symbols=symbols,
         raw_bytes=raw_bytes,
         archive_bytes=total,
         model_bytes=model,
         payload_bytes=tally.bytes.total(),
-        bits_per_dim=8 * rest / max(1, symbols),
-        with_model=8 * total / max(1, symbols),
+        bits_per_dim=8 * each / max(1, symbols),
+        with_model=8 * (each + model) / max(1, symbols),
         blocks={coding: tally.blocks[coding] for coding in (MODEL, LZMA, STORED)},
-        files=sum(item.form == FILE for item in items),
+        files=sum(item.form == FILE and item.first for item in items),
         ideal_bits=tally.ideal,
         coded_bits=8 * tally.bytes[MODEL],
         context_rule=rule,
         xz_bytes=xz_bytes,
         break_even=math.ceil((model + fixed) / gain) if gain > 0 else None,
         seconds=seconds,
+        unit=unit_of(header.kind),
     )

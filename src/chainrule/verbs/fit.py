@@ -79,6 +79,7 @@ def fit(
     sources: Sources | None = None,
     bits: int | None = None,
     rate: int | None = None,
+    frames: bool = False,
     start: str | Path | None = None,
     holdout: float = 0.05,
     batch: int | None = None,
@@ -109,6 +110,7 @@ def fit(
             sources of the lines of `data`, or the column of sources, 1 or 2, of a table of two (see `load`). A named
             set of such texts, or a Dataset, has its own; a model without an argument `source` does not look at them.
         bits, rate: of a sample of sound, 8 (mu-law, the default) or 16, and samples a second (see `load`).
+        frames: condition on what a synthesiser of speech knows of a sound, every 10 ms (`chainrule.data.vocoder`).
         start: a run, or a folder of GPT-2, to begin from: its chain with all that it has learned, and its alphabet. The
             learning rate is then a tenth of what suits a new model, unless `lr` says otherwise.
         holdout: share of the items kept from training to score it with (at most 1,000 items).
@@ -138,7 +140,7 @@ def fit(
     elif data is None:
         raise ChainruleError("say what to learn from: a path, or a name that chainrule data lists")
     else:
-        reading = how_to_read(conditional, patches, count, gray, seed, sources, bits, rate)
+        reading = how_to_read(conditional, patches, count, gray, seed, sources, bits, rate, frames)
         dataset = load(data, **reading)
         if dataset.sound is not None and bits is None:
             dataset = load(dataset, bits=HEARD)
@@ -163,7 +165,7 @@ def fit(
     if not info["conditional"]:
         dataset = replace(dataset, context=None, classes=())
     built = store.build(info["model"], info["args"], TABLE, info["seed"])
-    if not getattr(built, "source", 0):
+    if not getattr(built, "source", 0) and not getattr(built, "frames", 0):
         check_no_sources(info)
         dataset = replace(dataset, sources=None)
     learn, held = divided(dataset, info["holdout"])
@@ -191,12 +193,13 @@ def fit(
 
 def default_model(data: Dataset) -> str:
     """The chain that suits the kind of data."""
-    return DEFAULT_MODEL[data.kind] if data.sources is None else TRANSLATOR
+    translates = data.sources is not None and data.kind == "text"
+    return TRANSLATOR if translates else DEFAULT_MODEL[data.kind]
 
 
 def as_taken(data: Dataset, name: str) -> Dataset:
     """The data as a model of that name takes them: without sources, when it has no argument `source`."""
-    if data.sources is None or "source" in store.options(store.resolve(name, TABLE)):
+    if data.sources is None or {"source", "frames"} & set(store.options(store.resolve(name, TABLE))):
         return data
     return replace(data, sources=None)
 
@@ -219,6 +222,7 @@ def how_to_read(
     sources: Sources | None,
     bits: int | None,
     rate: int | None,
+    frames: bool = False,
 ) -> dict[str, Any]:
     """The arguments of `load` for data to learn from; a run keeps them, so that it always sees the same items."""
     if count is not None and patches is None:
@@ -229,6 +233,8 @@ def how_to_read(
     if sources is not None:
         reading["sources"] = sources if isinstance(sources, int) else os.fsdecode(sources)
     reading |= {key: value for key, value in (("bits", bits), ("rate", rate)) if value is not None}
+    if frames:
+        reading["frames"] = True
     if patches is not None:
         reading |= {"patches": patches, "count": COUNT if count is None else count, "seed": seed}
     return reading

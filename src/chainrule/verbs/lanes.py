@@ -1,4 +1,4 @@
-"""The lanes of a block: events, or parts of texts, that are walked along a chain side by side."""
+"""The lanes of a block: events, or parts of texts and sounds, that are walked along a chain side by side."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from chainrule.errors import ChainruleError
 class Lanes:
     """The items of a block as the lanes that are walked side by side.
 
-    An event is a lane. A text is cut into several, and texts of different length stand side by side: lanes
+    An event is a lane. A text or a sound is cut into several, and such of different length stand side by side: lanes
     are in order of falling length, and a lane that has ended is coded no further.
 
     Attributes:
-        event: the shape that is walked: that of the items, or (steps,).
+        event: the shape that is walked: that of the items, or (steps,); of a sound of 16 bits (samples, 2).
         owner, first, length: of each lane (B,): its item, and which of its symbols.
         steps: symbols of the longest lane.
         active: (steps,) how many lanes go on at each step: the first so many.
     """
 
     def __init__(self, items: Sequence[Item], header: Header) -> None:
-        pieces = []
+        pieces, rank = [], header.per_sample
         for owner, item in enumerate(items):
-            each = max(1, -(-item.steps // lanes_of(item, header)))
+            each = max(1, -(-item.steps // (rank * lanes_of(item, header)))) * rank
             pieces += [(owner, i, min(each, item.steps - i)) for i in range(0, item.steps, each)]
         pieces.sort(key=lambda piece: -piece[2])
         self.items = items
@@ -37,7 +37,8 @@ class Lanes:
         ends, counts = np.unique(self.length, return_counts=True)  # shortest first
         left = len(pieces) - np.cumsum(counts) + counts  # that reach each of these ends
         self.active = np.repeat(left, np.diff(ends, prepend=0))
-        self.event = (self.steps,) if len(items[0].coded) == 1 else items[0].coded
+        line = (self.steps,) if rank == 1 else (self.steps // rank, rank)
+        self.event = line if len(items[0].coded) == 1 or rank > 1 else items[0].coded
 
     def gather(self, arrays: Sequence[np.ndarray]) -> np.ndarray:
         """The symbols of the items as lanes (B, steps) int32, filled up with zeros."""
@@ -68,10 +69,11 @@ class Lanes:
 
 
 def lanes_of(item: Item, header: Header) -> int:
-    """How many lanes an item is cut into; only texts are."""
-    if len(item.shape) != 1 or not header.lane or item.form == FILE:
+    """How many lanes an item is cut into; only texts and sounds are."""
+    line = len(item.shape) == 1 or header.per_sample > 1
+    if not line or not header.lane or item.form == FILE:
         return 1
-    return max(1, min(header.block_items, item.steps // header.lane))
+    return max(1, min(header.block_items, item.steps // (header.per_sample * header.lane)))
 
 
 class Meter:

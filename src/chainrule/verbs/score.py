@@ -135,6 +135,11 @@ def check_sources(chain: Chain, data: Dataset) -> None:
             f"the model is conditioned on source texts, {data.source or 'the data'} has none: say with --source where "
             "they are"
         )
+    if chain.frames and (data.sources is None or data.sources[0].shape[1:] != (chain.frames,)):
+        raise ChainruleError(
+            f"the model is conditioned on frames of {chain.frames} numbers, {data.source or 'the data'} has none: load "
+            "with frames=True gives them to sounds"
+        )
     if chain.source and data.levels > chain.source:
         raise ChainruleError(
             f"the sources have {data.levels} levels, the model knows {chain.source}: was it fitted on other data?"
@@ -142,9 +147,11 @@ def check_sources(chain: Chain, data: Dataset) -> None:
 
 
 def context_of(chain: Chain, data: Dataset, index) -> torch.Tensor | None:
-    """What the items at `index` are conditioned on: sources (B, S), −1 beyond their ends; classes (B,); or None."""
+    """What the items at `index` are conditioned on: sources (B, S), −1 beyond their ends; frames; classes; or None."""
     if chain.source:
         return torch.from_numpy(padded([data.sources[i] for i in index]))  # type: ignore[index]
+    if chain.frames:
+        return torch.from_numpy(np.stack([data.sources[i] for i in index]))  # type: ignore[index]
     return torch.from_numpy(np.asarray(data.context)[index].astype(np.int64)) if chain.classes else None
 
 

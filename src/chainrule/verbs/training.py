@@ -94,7 +94,7 @@ def by_batches(
 ) -> Training:
     """Random batches; of a chain whose state is carried streams that read on; of one with a source pairs."""
     carries = options.get("carry", False)  # runs of earlier versions say nothing about it
-    rows = streams if carries else batches
+    rows: Any = partial(streams, each=chain.channels) if carries else batches
 
     def batch_at(step: int) -> Batch:
         if chain.source:

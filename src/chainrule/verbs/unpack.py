@@ -6,8 +6,9 @@ import hashlib
 import unicodedata
 from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
+from itertools import groupby
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import torch
@@ -20,7 +21,8 @@ from chainrule.engine.strict import in_threads
 from chainrule.errors import ChainruleError
 from chainrule.model import Chain
 from chainrule.verbs.coders import Coder, coder_for
-from chainrule.verbs.lanes import Lanes, Meter, coded_type, symbol_type
+from chainrule.verbs.lanes import Lanes, Meter, coded_type
+from chainrule.verbs.sounds import joined, taken_apart, write_piece
 
 LoadCoder = Callable[[Archive], Coder]
 
@@ -47,8 +49,24 @@ def decompress(
     """
     with Archive(path) as archive:
         load = partial(coder_for, chain=chain)
-        for item, array in decoded(archive, load, alphabet, only, threads, progress):
-            yield item.name, array, item.context
+        for name, found in groupby(decoded(archive, load, alphabet, only, threads, progress), name_of):
+            pieces = list(found)
+            items = [piece.item for piece in pieces]
+            yield name, joined(items, [piece.symbols for piece in pieces]), items[0].context
+
+
+class Found(NamedTuple):
+    """An item as it comes out of its block: its symbols, and what stands around them."""
+
+    item: Item
+    symbols: np.ndarray
+    head: bytes = b""
+    tail: bytes = b""
+
+
+def name_of(found: Found) -> str:
+    """Its item's."""
+    return found.item.name
 
 
 def decoded(
@@ -59,8 +77,8 @@ def decoded(
     threads: int | None,
     progress: Progress | None,
     what: str = "decompress",
-) -> Iterator[tuple[Item, np.ndarray]]:
-    """Yield the wanted items of an open archive with their symbols."""
+) -> Iterator[Found]:
+    """Yield the wanted items of an open archive, of long recordings one piece after another."""
     names = {item.name for item in archive.items}
     wanted = names if only is None else set(only)
     if missing := sorted(wanted - names):
@@ -73,11 +91,8 @@ def decoded(
     coder, spelling = (load(archive), spelling_of(archive, alphabet)) if coded else (None, BYTES)
     threads = 1 if coder is None or not coder.parallel else threads or torch.get_num_threads()
     payloads = ((n, archive.payload(n)) for n in todo)  # read by one thread: the file has one position
-    for n, arrays in zip(
-        todo, in_threads(partial(unpack, archive, coder, spelling, meter), payloads, threads), strict=True
-    ):
-        pairs = zip(archive.blocks[n].items, arrays, strict=True)
-        yield from (pair for pair in pairs if pair[0].name in wanted)
+    for block in in_threads(partial(unpack, archive, coder, spelling, meter), payloads, threads):
+        yield from (found for found in block if found.item.name in wanted)
 
 
 def spelling_of(archive: Archive, alphabet: Alphabet) -> Alphabet:
@@ -104,20 +119,22 @@ def spelling_of(archive: Archive, alphabet: Alphabet) -> Alphabet:
 
 def unpack(
     archive: Archive, coder: Coder | None, spelling: Alphabet, meter: Meter, numbered: tuple[int, bytes]
-) -> list[np.ndarray]:
+) -> list[Found]:
     """The items of a block."""
     number, payload = numbered
     block = archive.blocks[number]
     if block.coding == MODEL and coder is not None:
         return decode_block(archive, number, payload, coder, spelling, meter)
     meter.add(sum(item.steps for item in block.items))
-    parts = archive.raw(number, payload)
-    return [to_array(item, raw, archive.header) for item, raw in zip(block.items, parts, strict=True)]
+    return [
+        found_in(item, raw, archive.header)
+        for item, raw in zip(block.items, archive.raw(number, payload), strict=True)
+    ]
 
 
 def decode_block(
     archive: Archive, number: int, payload: bytes, coder: Coder, spelling: Alphabet, meter: Meter
-) -> list[np.ndarray]:
+) -> list[Found]:
     """The items of a block that the model coded, compared with their hash."""
     block = archive.blocks[number]
     where = f"block {number + 1} of {len(archive.blocks)} of {archive.path}"
@@ -125,18 +142,23 @@ def decode_block(
     if coder.event is not None and shape != tuple(coder.event):
         raise ChainruleError(f"{where} has items of shape {shape}, the model takes {tuple(coder.event)}")
     dtype = coded_type(archive.header)
+    around, stream = archive.ends(number, payload)
     try:
         lanes = Lanes(block.items, archive.header)
-        symbols = coder.decode(lanes, payload, meter.add) if lanes.steps else np.zeros((len(lanes.owner), 0))
+        symbols = coder.decode(lanes, stream, meter.add) if lanes.steps else np.zeros((len(lanes.owner), 0))
         arrays = lanes.scatter(symbols, dtype)
         if spelling is not BYTES:
             arrays = [spelled(array, spelling, item) for array, item in zip(arrays, block.items, strict=True)]
     except Exception as error:  # what a model does with shapes that are not its own is not for us to list
         reason = " ".join(str(error).split())[:160]
         raise ChainruleError(f"{where} cannot be decoded with this model: {reason}") from error
-    if digest(archive.header, block.items, [array.tobytes() for array in arrays]) != block.sha256:
+    found = [Found(*four) for four in zip(block.items, arrays, around[::2], around[1::2], strict=True)]
+    if (
+        digest(archive.header, block.items, [f.head + f.symbols.tobytes() + f.tail for f in found])
+        != block.sha256
+    ):
         raise ChainruleError(f"{where} decodes to something else than was written: the model is another one")
-    return arrays
+    return found
 
 
 def spelled(symbols: np.ndarray, alphabet: Alphabet, item: Item) -> np.ndarray:
@@ -146,10 +168,10 @@ def spelled(symbols: np.ndarray, alphabet: Alphabet, item: Item) -> np.ndarray:
     return BYTES.encode(alphabet.decode(symbols))
 
 
-def to_array(item: Item, raw: bytes, header: Header) -> np.ndarray:
-    """The bytes of a raw block as an array."""
-    dtype = np.dtype("u1") if item.form == FILE else symbol_type(header)
-    return np.frombuffer(raw, dtype).reshape(item.shape)
+def found_in(item: Item, raw: bytes, header: Header) -> Found:
+    """An item from its bytes in a raw block."""
+    head, symbols, tail = taken_apart(raw, item, header)
+    return Found(item, symbols, head, tail)
 
 
 def verify(
@@ -189,7 +211,8 @@ def extract(
     """Write the items of an archive as files below `out_dir`; give their paths.
 
     Texts, and files that were kept whole, come back byte for byte under their names; pictures as a PNG of the
-    same pixels and the same stem; other events as .npy; an array as one .npy, named after the archive.
+    same pixels and the same stem; WAVE files byte for byte, other sounds as WAVE files of the same samples; other
+    events as .npy; an array as one .npy, named after the archive.
 
     Raises:
         ChainruleError: as `decompress`, or a file exists and not `force`; then nothing is written.
@@ -201,13 +224,14 @@ def extract(
             with atomic(target, force) as file:
                 write_array(file, archive, decoded(archive, load, alphabet, only, threads, progress), only)
             return [target]
-        names = outputs(archive.items, archive.header)
+        names = outputs([item for item in archive.items if item.first], archive.header)
         targets = {name: inside(root, names[name]) for name in names if only is None or name in only}
         for target in targets.values():
             check_free(target, force)
-        for item, array in decoded(archive, load, alphabet, only, threads, progress):
-            with atomic(targets[item.name], force) as file:
-                write_item(file, item, array, archive.header)
+        for name, pieces in groupby(decoded(archive, load, alphabet, only, threads, progress), name_of):
+            with atomic(targets[name], force) as file:
+                for found in pieces:
+                    write_item(file, found, archive.header)
         return list(targets.values())
 
 
@@ -263,13 +287,18 @@ def suffix(item: Item, header: Header) -> str:
     """The ending of the file that an item becomes; "" when it keeps its name."""
     if item.form == FILE or (header.kind == "text" and len(item.shape) == 1 and header.width == 1):
         return ""
+    if item.part is not None:
+        return "" if item.part.channels else ".wav"
     flat = len(item.shape) == 3 and item.shape[2] in (1, 3) and item.size > 0
     return ".png" if header.kind == "image" and flat and header.symbols <= 256 else ".npy"
 
 
-def write_item(file: BinaryIO, item: Item, array: np.ndarray, header: Header) -> None:
-    """One item as a file."""
-    WRITERS[suffix(item, header)](file, array)
+def write_item(file: BinaryIO, found: Found, header: Header) -> None:
+    """One item as a file, or the next piece of one."""
+    if found.item.part is not None and found.item.form != FILE:
+        write_piece(file, *found[:4], header)
+    else:
+        WRITERS[suffix(found.item, header)](file, found.symbols)
 
 
 def write_bytes(file: BinaryIO, array: np.ndarray) -> None:
@@ -301,5 +330,5 @@ def write_array(file: BinaryIO, archive: Archive, found, only: Collection[str] |
     np.lib.format.write_array_header_1_0(
         file, {"descr": archive.header.dtype, "fortran_order": False, "shape": shape}
     )
-    for _, array in found:
-        file.write(array.astype(dtype).tobytes())
+    for one in found:
+        file.write(one.symbols.astype(dtype).tobytes())
