@@ -7,6 +7,7 @@ import math
 import re
 import struct
 import wave
+from dataclasses import replace
 from html import unescape
 
 import numpy as np
@@ -19,6 +20,7 @@ from chainrule.chains.uniform import Uniform
 from chainrule.chains.wavenet import WaveNet
 from chainrule.data import Sound
 from chainrule.data.dataset import Dataset
+from chainrule.data.vocoder import COLUMNS, frames_of, hop_of
 from chainrule.models import TABLE
 from chainrule.report import heard, report, scored
 from chainrule.report.heard import Heard
@@ -28,14 +30,14 @@ from test_report import HOSTILE, check, chromium, in_browser, looked_at
 
 RATE, MIDDLE = 4000, 600  # samples a second, and of a recording
 VOICES = ["7 jackson", "8 theo", f"9 {HOSTILE}"]
-CODINGS = {"eight": "mu-law", "sixteen": "16 bit", "linear": "8 bit", "classes": "mu-law"}
+CODINGS = {"eight": "mu-law", "sixteen": "16 bit", "linear": "8 bit", "classes": "mu-law", "spoken": "mu-law"}
 
 
-def wavenet(coding, classes=0):
+def wavenet(coding, classes=0, **more):
     """A WaveNet that was fitted to nothing."""
     torch.manual_seed(1)
     channels = 2 if coding == "16 bit" else 1
-    return WaveNet(256, channels=channels, classes=classes, **WaveNet.SIZES["tiny"])
+    return WaveNet(256, channels=channels, classes=classes, **{**WaveNet.SIZES["tiny"], **more})
 
 
 def run_at(folder, chain, coding="mu-law", **facts):
@@ -92,7 +94,8 @@ def at(tmp_path_factory):
     """Runs and recordings, which no test changes."""
     root = tmp_path_factory.mktemp("sounds")
     for name, coding in CODINGS.items():
-        run_at(root / name, wavenet(coding, 3 * (name == "classes")), coding)
+        frames = {"frames": len(COLUMNS), "hop": hop_of(RATE)} if name == "spoken" else {}
+        run_at(root / name, wavenet(coding, 3 * (name == "classes"), **frames), coding)
     write_wav(root / "song.wav", melody(700))
     write_wav(root / "faster.wav", melody(1400, 2 * RATE), 2 * RATE)
     write_wav(root / "coarse.wav", melody(500), bits=8)
@@ -247,6 +250,31 @@ def test_any_recording_can_be_continued(name, file, at, tmp_path):
         np.testing.assert_array_equal(samples[: row["given"]], (melody(500) >> 8 << 8)[: row["given"]])
 
 
+def test_a_model_of_frames_says_a_recording_again(at, tmp_path):
+    run = open_run(at["spoken"])
+    x = run.sound.symbols(melody(700))
+    (frames,) = frames_of(Dataset([x], 256, "sound", sound=run.sound))
+    context, most = torch.from_numpy(frames)[None], len(frames) * hop_of(RATE)
+    row = told(
+        f"sample {{spoken}} --source-file {{song}} -n 1 -o {tmp_path}/a.wav --page {tmp_path}/a.html", **at
+    )
+    assert row["samples"] == most >= 700
+    wanted = sample(run.chain, 1, (most,), context)
+    np.testing.assert_array_equal(read_wav(*row["files"])[1], run.sound.samples(wanted[0]))
+    assert "--source-file" in check((tmp_path / "a.html").read_text(encoding="utf-8")).seen
+    row = told(f"complete {{spoken}} {{song}} -n 1 -o {tmp_path}/b.wav", **at)
+    wanted = complete(run.chain, x.astype(np.int64), np.arange(700) < 350, 1, context)
+    np.testing.assert_array_equal(read_wav(*row["files"])[1], run.sound.samples(wanted[0]))
+    data = recordings(300, 340)
+    data = replace(data, sources=frames_of(data))
+    html = report(run, tmp_path, data).read_text(encoding="utf-8")
+    assert "Recordings, and the same said by the model" in check(html).seen
+    (_, real), (_, drawn) = players(html)[:2]
+    wanted = sample(run.chain, 1, (300,), torch.from_numpy(data.sources[0])[None])
+    np.testing.assert_array_equal(real, data.sound.samples(data.x[0]))
+    np.testing.assert_array_equal(drawn, run.sound.samples(wanted[0]))
+
+
 # ---- scores --------------------------------------------------------------------------------------------
 
 
@@ -267,10 +295,12 @@ def test_training_and_scores_say_the_same_unit(name, tmp_path):
     run = chainrule.fit(data, "uniform", out=tmp_path / name, steps=1, bits=bits)
     assert run.info["length"] == 40
     assert run.info["held_out"]["bits_per_dim"] == pytest.approx(bits)
-    wave = chainrule.fit(data, out=tmp_path / f"wave {name}", steps=1, size="tiny", bits=bits, batch=2)
+    same = replace(data, x=[data.x[0]] * 30)
+    options = {"steps": 1, "size": "tiny", "batch": 2, "lr": 1e-9}  # nothing is learned
+    wave = chainrule.fit(same, out=tmp_path / f"wave {name}", bits=bits, **options)
     (first, *_) = wave.metrics()
     assert first["val_bits"] == pytest.approx(wave.info["held_out"]["bits_per_dim"])
-    assert first["loss_bits"] == pytest.approx(first["val_bits"], rel=0.3)  # a model that knows nothing yet
+    assert first["loss_bits"] == pytest.approx(first["val_bits"], rel=0.15)  # of other stretches of the same
     assert "bits/sample" in chainrule.console.told(first, chainrule.console.unit_in(wave.info))
 
 
@@ -327,7 +357,7 @@ def test_the_surprise_over_time_is_the_score(coding):
 
 
 def test_few_recordings_stand_on_the_page_once():
-    for n in range(1, 10):
+    for n in (1, 2, 3, 8, 9):
         _, _, watch = page_of(Uniform(256), recordings(*range(20, 20 + n)))
         shown = [part.item for part in watch.beginnings() + watch.least()]
         assert len(shown) == len(set(shown)) == min(n, 8)
@@ -445,6 +475,11 @@ MISTAKES = {
     "sample {sixteen} -n 2 --seconds 12000": "are too much at once, ask for shorter ones",
     "sample {eight} --class 7": "the model is not conditional",
     "sample {classes} --class jackson": "the model has 7 jackson, 8 theo",
+    "sample {eight} --source-file {song}": "conditioned on frames",
+    "sample {spoken}": "give it one with --source-file",
+    "sample {spoken} --source-file {song} --class 7": "the model is not conditional",
+    "sample {spoken} --source-file {song} --seconds 9": "ask for at most ",
+    "complete {spoken} {song} --keep top:1": "ask for at most ",
     "sample {eight} -o {tmp}/a.mp3": "must end in .wav or .npy",
     "sample {eight} -o {tmp}/no/a.wav": "make it first",
     "sample {eight} -n 1 -o {song}": "overwrite it with --force",

@@ -31,15 +31,14 @@ def sample_sounds(
     A model that is conditioned on frames says what was said in the file `source`.
     """
     sound, n = sound_in(run), n or DRAWN
-    wanted = samples_for(sound, length, seconds)
-    spoken = frames_in(run, source)
-    if wanted is None:
-        wanted = usual_length(run) if spoken is None else len(spoken) * run.chain.args["hop"]
-    size = wanted
+    wanted, spoken = samples_for(sound, length, seconds), frames_in(run, source)
+    usual = usual_length(run) if spoken is None else spoken_samples(run, spoken)
+    size = usual if wanted is None else wanted
     check_room(n, size, sound)
+    check_spoken(run, spoken, size)
     page = page and output.free(page, (".html",), force)
     files = places(out or Path("samples.wav"), n, force)
-    context = output.classes_for(run, n, class_) if spoken is None else repeated(spoken, n)
+    context = told_to(run, n, class_, spoken)
     event = sound.shape(size)
     warm_up(run, None if context is None else context[:1])
     with console.progress("sampling", n * int(np.prod(event)), json_) as tick:
@@ -47,9 +46,10 @@ def sample_sounds(
     write(files, x, sound)
     row = told(sound, n, size, took, files)
     if page is not None:
-        names = [class_name(run, None if not run.chain.classes else int(context[i])) for i in range(n)]  # type: ignore[index]
+        names = class_names(run, n, context) or ["a sample" if spoken is None else "said by the model"] * n
         sounds = [Heard(sound.samples(one), sound.rate, name) for one, name in zip(x, names, strict=True)]
-        options = {"n": n, "out": out, "length": length, "seconds": seconds, "class": class_, "page": page}
+        options = {"n": n, "out": out, "length": length, "seconds": seconds, "class": class_}
+        options |= {"source-file": source, "page": page}
         command = command_of(["sample", str(run.path)], options, draws)
         write_atomic(page, sounds_page(run, sounds, numbers(row), command).encode())
     tell("sounds", row, page, json_)
@@ -65,10 +65,11 @@ def complete_sound(
     wanted = samples_for(sound, length, seconds)
     more = (len(x) - given or usual_length(run)) if wanted is None else wanted
     check_room(n, given + more, sound)
+    spoken = frames_in(run, file)
+    check_spoken(run, spoken, given + more)
     page = page and output.free(page, (".html",), force)
     files = places(out or Path("completions.wav"), n, force)
-    spoken = frames_in(run, file if run.chain.frames else None)
-    context = output.classes_for(run, n, class_) if spoken is None else repeated(spoken, n)
+    context = told_to(run, n, class_, spoken)
     begun = np.zeros(sound.shape(given + more), np.int64)
     begun[:given] = x[:given]
     known = output.keep_top(f"top:{given / max(1, len(begun))!r}", begun.shape)
@@ -78,8 +79,8 @@ def complete_sound(
     write(files, found, sound)
     row = told(sound, n, given + more, took, files, given)
     if page is not None:
-        as_ = [class_name(run, None if not run.chain.classes else int(context[i]), "") for i in range(n)]  # type: ignore[index]
-        names = [f"continuation {i}" + (f", as {name}" if name else "") for i, name in enumerate(as_)]
+        as_ = [f", as {name}" for name in class_names(run, n, context)] or [""] * n
+        names = [f"continuation {i}{name}" for i, name in enumerate(as_)]
         sounds = [
             Heard(sound.samples(one), sound.rate, name, given=given)
             for one, name in zip(found, names, strict=True)
@@ -116,9 +117,23 @@ def frames_in(run: Run, source: Path | None) -> np.ndarray | None:
     return data.sources[0]
 
 
-def repeated(frames: np.ndarray, n: int) -> torch.Tensor:
-    """The frames (F, n) of n lanes."""
-    return torch.from_numpy(frames)[None].repeat(n, 1, 1)
+def spoken_samples(run: Run, frames: np.ndarray) -> int:
+    """How many samples there are frames for."""
+    return len(frames) * int(run.chain.args["hop"])
+
+
+def check_spoken(run: Run, frames: np.ndarray | None, size: int) -> None:
+    """One clear line when a sound is to be longer than what it is told."""
+    if frames is not None and size > (most := spoken_samples(run, frames)):
+        raise ChainruleError(
+            f"a sound of {size:,} samples is longer than the recording that it says again: ask for at most {most:,}"
+        )
+
+
+def told_to(run: Run, n: int, class_: str | None, frames: np.ndarray | None) -> torch.Tensor | None:
+    """What n lanes are conditioned on: frames (n, F, ·), classes (n,), or nothing."""
+    classes = output.classes_for(run, n, class_)
+    return classes if frames is None else torch.from_numpy(frames)[None].repeat(n, 1, 1)
 
 
 # ---- how long, and where to ----------------------------------------------------------------------------------
@@ -228,12 +243,12 @@ def numbers(row: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def class_name(run: Run, index: int | None, otherwise: str = "a sample") -> str:
-    """The class that a sound was drawn as."""
-    if index is None:
-        return otherwise
-    names = run.info.get("classes")
-    return str(names[index] if names else index)
+def class_names(run: Run, n: int, context: torch.Tensor | None) -> list[str]:
+    """The classes that n sounds were drawn as; nothing without classes."""
+    if context is None or not run.chain.classes:
+        return []
+    names = run.info.get("classes") or range(run.chain.classes)
+    return [str(names[int(context[i])]) for i in range(n)]
 
 
 def command_of(words: Sequence[str], options: dict[str, Any], draws: dict[str, Any]) -> list[str]:

@@ -375,15 +375,34 @@ def sounds(subject: Subject) -> str:
     n, seconds = sounds_in_time(subject, (3, 2, 1), length)
     if not n:
         return too_long("Samples", subject, seconds)
-    chosen = spread_over(subject.data, n)
+    chosen, chain = spread_over(subject.data, n), subject.run.chain
+    real = [real_sound(subject, i, round(AUDIBLE * sound.rate)) for i in chosen]
+    if chain.frames:
+        return said_again(subject, chosen, real)
     context = classes_in_turn(subject, n) if len(chosen) < n else classes_at(subject, chosen)
     shown = []
-    for i, symbols in enumerate(sample(subject.run.chain, n, sound.shape(length), context)):
+    for i, symbols in enumerate(sample(chain, n, sound.shape(length), context)):
         as_ = "" if context is None else f", as {names[int(context[i])]}"
-        shown += [real_sound(subject, j, round(AUDIBLE * sound.rate)) for j in chosen[i : i + 1]]
+        shown += real[i : i + 1]
         shown.append(heard.Heard(sound.samples(symbols), sound.rate, f"drawn by the model{as_}"))
     heading = "Samples beside real recordings" if chosen else "Samples"
     return sections.section(heading, heard.legend(sound.rate, surprise=False), heard.gallery(shown))
+
+
+def said_again(subject: Subject, chosen: list[int], real: list[heard.Heard]) -> str:
+    """Recordings, and each as a model says it that is conditioned on frames of speech."""
+    sound, chain, shown = heard.sound_in(subject.run), subject.run.chain, []
+    if not real:
+        command = f"chainrule sample {shlex.quote(str(subject.run.path))} --source-file FILE.wav"
+        return sections.note_section("Samples", f"What the model says depends on a recording: {command}.")
+    for i, one in zip(chosen, real, strict=True):
+        (drawn,) = sample(chain, 1, sound.shape(len(one.samples)), told_at(subject, i, 1, one))
+        shown += [one, replace(one, samples=sound.samples(drawn), name="drawn from its frames", left=0.0)]
+    return sections.section(
+        "Recordings, and the same said by the model",
+        heard.legend(sound.rate, surprise=False),
+        heard.gallery(shown),
+    )
 
 
 def sound_completions(subject: Subject) -> str:
@@ -400,7 +419,7 @@ def sound_completions(subject: Subject) -> str:
         event = sound.symbols(whole.samples).astype(np.int64)
         known = np.zeros(event.shape, bool)
         known[: len(event) // 2] = True
-        context = classes_at(subject, [i] * n)
+        context = told_at(subject, i, n, whole)
         drawn = fill(
             subject.run.chain, event[None].repeat(n, 0), known, context, 1.0, 1.0, 0, 2, len(shown), None
         )
@@ -428,10 +447,26 @@ def real_sound(subject: Subject, i: int, length: int) -> heard.Heard:
     """At most `length` samples from the middle of recording i."""
     assert subject.data is not None
     sound, event = heard.sound_in(subject.run), np.asarray(subject.data.x[i])
-    left = max(0, len(event) - length)
-    samples = sound.samples(event[left // 2 : left // 2 + length])
+    left, hop = max(0, len(event) - length), hop_in(subject.run.chain)
+    first = left // 2 // hop * hop
+    samples = sound.samples(event[first : first + length])
     name = f"real: {subject.data.names[i]}"
-    return heard.Heard(samples, sound.rate, name, start=left // 2 / sound.rate, left=left / sound.rate)
+    return heard.Heard(samples, sound.rate, name, start=first / sound.rate, left=left / sound.rate)
+
+
+def hop_in(chain: Chain) -> int:
+    """Samples of a frame, for a chain that is conditioned on frames; else 1."""
+    return int(chain.args["hop"]) if chain.frames else 1
+
+
+def told_at(subject: Subject, i: int, n: int, part: heard.Heard) -> torch.Tensor | None:
+    """What `n` lanes are told that draw as a part of recording i is: its frames, or its class."""
+    chain, data = subject.run.chain, subject.data
+    if data is None or not chain.frames:
+        return classes_at(subject, [i] * n)
+    assert data.sources is not None
+    first = round(part.start * part.rate) // hop_in(chain)
+    return torch.from_numpy(np.asarray(data.sources[i])[first:])[None].repeat(n, 1, 1)
 
 
 def surprising_recordings(subject: Subject) -> str:
@@ -595,9 +630,12 @@ def sounds_in_time(subject: Subject, counts, length: int) -> tuple[int, float]:
     sound, least, tried = heard.sound_in(subject.run), min(counts), min(length, TRIED)
     if program_of(subject.run.chain) is None:
         return drawn_in_time(subject, counts, sound.shape(length))
+    chain, context = subject.run.chain, classes_in_turn(subject, least)
+    if chain.frames:
+        context = torch.zeros(least, tried, chain.frames)
     for size in (1, tried):  # the first time compiled code is loaded, which says nothing
         began = time.perf_counter()
-        sample(subject.run.chain, least, sound.shape(size), classes_in_turn(subject, least))
+        sample(chain, least, sound.shape(size), context)
         taken = time.perf_counter() - began
     seconds = taken / tried * length
     return max([n for n in counts if seconds * n / least <= PATIENCE], default=0), seconds

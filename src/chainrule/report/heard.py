@@ -7,7 +7,6 @@ pages of `report` and `score` are made of the same parts.
 from __future__ import annotations
 
 import shlex
-import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,6 +15,7 @@ import numpy as np
 
 from chainrule import plots, store
 from chainrule.data import Sound
+from chainrule.data.wav import header
 from chainrule.models import TABLE, Run
 from chainrule.report import sections
 from chainrule.report.page import page, paragraph, player, section, text, vector
@@ -60,10 +60,7 @@ def wav(samples: np.ndarray, rate: int) -> bytes:
     >>> wav(np.array([1, -2]), rate=8000)[36:].hex(" ", 4)
     '64617461 04000000 0100feff'
     """
-    data = np.asarray(samples).astype("<i2").tobytes()
-    form = struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, 1, rate, 2 * rate, 2, 16)
-    chunks = b"WAVE" + form + struct.pack("<4sI", b"data", len(data)) + data
-    return struct.pack("<4sI", b"RIFF", len(chunks)) + chunks
+    return header("16 bit", rate, len(samples)) + np.asarray(samples).astype("<i2").tobytes()
 
 
 def usual_length(run: Run) -> int:
