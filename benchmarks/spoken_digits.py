@@ -1,7 +1,7 @@
 """Spoken digits: how many of those that a model drew, or a synthesiser said again, two probes name right.
 
     python benchmarks/spoken_digits.py [--json] [--run RUN ...] [--data fsdd] [--each 3] [--scored 300] [--seed 0]
-                                [--temperature 1] [--out DIR] [--threads 1]
+                                [--temperature 1] [--by-name] [--out DIR] [--threads 1]
 
 The probes learned from the training recordings, one who says it, one which digit it is: support vector machines on
 log-mel spectrograms of one size, without the silence at both ends. `digit_%` and `speaker_%` are the shares that they
@@ -45,6 +45,9 @@ def main() -> None:
     parser.add_argument("--each", type=int, default=3, help="recordings that are drawn of each class")
     parser.add_argument("--scored", type=int, default=300, help="test recordings that are scored")
     parser.add_argument("--temperature", type=float, nargs="+", default=[1.0])
+    parser.add_argument(
+        "--by-name", action="store_true", help="a row for each digit and speaker of a run, too"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, help="a folder for WAV files")
@@ -81,7 +84,7 @@ def measured(options: argparse.Namespace) -> Iterator[Row]:
             keep(options.out, f"{name_of(path)}-{temperature:g}", made, rate)
             row = {"recordings": name, **heard(probes, made), "bits_per_sample": bits, "samples_per_s": speed}
             yield row
-            yield from by_class(name, probes, made)
+            yield from by_name(name, probes, made) if options.by_name else ()
 
 
 def chance(names: Sequence[str]) -> float:
@@ -95,7 +98,7 @@ def heard(probes: list[Probe], some: Spoken) -> Row:
     return {"n": len(some.sounds), **dict(zip(SHARES, shares, strict=True))}
 
 
-def by_class(name: str, probes: list[Probe], some: Spoken) -> Iterator[Row]:
+def by_name(name: str, probes: list[Probe], some: Spoken) -> Iterator[Row]:
     """The same of every digit, and of every speaker."""
     for part in (0, 1):
         saying = some.saying(part)

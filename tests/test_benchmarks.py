@@ -526,7 +526,7 @@ def test_spoken_digits_are_heard_in_what_is_real_said_again_and_drawn(benchmark,
     run = fit(learn, "wavenet", out=tmp_path / "run", size="tiny", steps=3, conditional=True, holdout=0)
     options = argparse.Namespace(
         **{"run": [str(run.path)], "data": spoken.MADE_UP, "each": 1, "scored": 4, "seed": 0},
-        **{"temperature": [1.0, 0.5], "out": tmp_path / "wav"},
+        **{"temperature": [1.0, 0.5], "out": tmp_path / "wav", "by_name": True},
     )
     rows = list(module.measured(options))
     real, coarse, again = rows[1:4]
