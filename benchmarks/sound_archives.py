@@ -44,6 +44,7 @@ from chainrule.models import Run
 from chainrule.verbs.coders import coder_of
 
 BEST = {"fsdd": ["-8", "-e", "-p", "-b", "1024"]}
+PPMD_MEMORY = 1 << 28  # bytes
 ELSE = ["-8", "-e", "-p", "-l", "32", "--lax", "-b", "4096"]
 
 
@@ -234,15 +235,24 @@ def packers(dtype: np.dtype) -> Iterator[Codec]:
     yield of_bytes("LZMA lc4", partial(lzma.compress, filters=four), lzma.decompress, dtype)
     yield of_bytes("bzip2 -9", bz2.compress, bz2.decompress, dtype)
     for order in (2, 3):
-        setting = {"max_order": order, "mem_size": 1 << 28, "variant": "H"}
         sides = (
-            (partial(ppmd.compress, **setting), partial(ppmd.decompress, **setting)) if ppmd else (None, None)
+            (None, None) if ppmd is None else (partial(ppmd_of, ppmd, order), partial(from_ppmd, ppmd, order))
         )
         yield of_bytes(f"PPMd H order {order}", *sides, dtype, "pyppmd")
     zstd = zstandard and zstandard.ZstdCompressor(level=22).compress
     yield of_bytes(
         "zstd -22", zstd, zstandard and zstandard.ZstdDecompressor().decompress, dtype, "zstandard"
     )
+
+
+def ppmd_of(ppmd: ModuleType, order: int, data: bytes) -> bytes:
+    """PPMd H after the length of the data, which its decoder has to be told."""
+    coder = ppmd.Ppmd7Encoder(order, PPMD_MEMORY)
+    return len(data).to_bytes(8, "big") + coder.encode(data) + coder.flush()
+
+
+def from_ppmd(ppmd: ModuleType, order: int, packed: bytes) -> bytes:
+    return ppmd.Ppmd7Decoder(order, PPMD_MEMORY).decode(packed[8:], int.from_bytes(packed[:8], "big"))
 
 
 def of_bytes(name: str, encode, decode, dtype: np.dtype, needs: str = "") -> Codec:
