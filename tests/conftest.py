@@ -1,5 +1,6 @@
 """What several test files share."""
 
+import gc
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before PyTorch is imported: the models of the tests are tiny
@@ -8,6 +9,21 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before PyTorch is imported: the
 from pathlib import Path
 
 import pytest
+
+
+def pytest_collection():
+    """No search for garbage while ten thousand tests are made that all stay."""
+    gc.disable()
+
+
+def pytest_collection_finish():
+    """Tests and modules stay to the end: searches for garbage pass them by.
+
+    They would take seconds in all, and one of them up to a second, which is all the time that a test of
+    damaged archives gives to a case.
+    """
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture
