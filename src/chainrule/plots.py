@@ -581,7 +581,7 @@ def sound_plot(
     heights = (1.0, 1.5) if bits is None else (1.0, 1.5, 0.9)  # inches
     high = sum(heights) + 0.6
     figure = Figure(figsize=(5.2, high))  # with fixed margins, so that pictures beside each other are alike
-    room = {"left": 0.125, "right": 0.985, "top": 1 - 0.08 / high, "bottom": 0.48 / high, "hspace": 0.12}
+    room = {"left": 0.145, "right": 0.965, "top": 1 - 0.08 / high, "bottom": 0.48 / high, "hspace": 0.12}
     every = figure.subplots(len(heights), 1, sharex=True, gridspec_kw={"height_ratios": heights, **room})
     end = start + max(len(samples), 1) / rate
     waveform(every[0], samples, start, end, given)
@@ -593,7 +593,7 @@ def sound_plot(
         axes.set_xlim(start, end)
         if 0 < given < len(samples):
             axes.axvline(start + given / rate, color=INK, lw=1, ls="--", alpha=0.7)
-        axes.yaxis.set_label_coords(-0.105, 0.5)
+        axes.yaxis.set_label_coords(-0.14, 0.5)
     every[-1].tick_params(axis="x", pad=7)  # clear of the 0 beside them
     every[-1].set_xlabel("seconds", color=INK)
     return form(figure)

@@ -185,9 +185,8 @@ def sounds_page(
     how = "after a beginning that was given" if completed else "from nothing"
     lead = f"Sounds that the model drew {how}, one sample after the other, given the samples before it: {coded(sound)}."
     cards = [section("How to read the pictures", legend(sound.rate, surprise=False, given=completed))]
-    if real is not None:
-        cards.append(sounds_section("The recording", "", [real]))
-    cards.append(sounds_section("Continued by the model" if completed else "Drawn by the model", "", drawn))
+    heading = "The recording, and its beginning continued by the model" if completed else "Drawn by the model"
+    cards.append(sounds_section(heading, "", drawn if real is None else [real, *drawn]))
     cards.append(facts_of(run, command))
     return page(title, cards, lead, numbers)
 
