@@ -144,7 +144,7 @@ def written(
 def short_pieces() -> Iterator[None]:
     """Within it even short recordings are cut into blocks, and these into lanes."""
     module = sys.modules["chainrule.verbs.compress"]
-    lanes = patch.object(module, "SOUND_LANE", 100), patch.object(module, "SOUND_BLOCK", 400)
+    lanes = patch.object(module, "SOUND_LANE", {2: 100, 1: 100}), patch.object(module, "SOUND_BLOCK", 400)
     with lanes[0], lanes[1], patch("chainrule.verbs.sounds.PIECE", 400):
         yield
 

@@ -36,7 +36,7 @@ CODING = {"16 bit": 2, "8 bit": 1, "mu-law": 1}
 def short_lanes(monkeypatch):
     """Lanes of 100 samples, blocks of 400: so short sounds are cut, too."""
     module = sys.modules["chainrule.verbs.compress"]
-    monkeypatch.setattr(module, "SOUND_LANE", 100)
+    monkeypatch.setattr(module, "SOUND_LANE", {1: 100, 2: 100})
     monkeypatch.setattr(module, "SOUND_BLOCK", 400)
     monkeypatch.setattr("chainrule.verbs.sounds.PIECE", 400)
 

@@ -53,7 +53,9 @@ __all__ = ["Report", "compress", "decompress", "extract", "verify"]
 
 LANE = 8192  # symbols: a text is cut into pieces of at least this length, which are coded side by side
 LINES = 64  # most lanes of a block of texts or sounds
-SOUND_LANE = 1 << 16  # samples: the same of sounds, whose models see thousands of samples back
+# Samples: the same of sounds, by the symbols of a sample. A model of 8 bits sees some thousands of samples back; what
+# models of 16 bits learn as they go they still learn after tens of thousands, and lanes hardly speed them up.
+SOUND_LANE = {1: 1 << 16, 2: 1 << 18}
 SOUND_BLOCK = 1 << 17  # samples that short sounds fill a block with: what one costs to get back
 FILES = 1 << 16  # bytes: small files that are kept whole share a block
 
@@ -217,7 +219,7 @@ def header_of(
     sound = data.sound
     line = sound is not None or any(len(shape) == 1 for shape in data.buckets)
     cut = line and coder.event is None and not coder.adapts
-    lane, lanes = LANE if sound is None else SOUND_LANE, LINES
+    lane, lanes = LANE if sound is None else SOUND_LANE[data.per_sample], LINES
     if not cut:
         lane, lanes = 0, coder.most_lanes(max(1, *map(math.prod, data.buckets)))
     told: dict[str, Any] = {} if sound is None else {"sound_rate": sound.rate, "sound_coding": sound.coding}
