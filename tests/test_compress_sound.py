@@ -35,6 +35,10 @@ CODING = {"16 bit": 2, "8 bit": 1, "mu-law": 1}
 @pytest.fixture
 def short_lanes(monkeypatch):
     """Lanes of 100 samples, blocks of 400: so short sounds are cut, too."""
+    shorten(monkeypatch)
+
+
+def shorten(monkeypatch) -> None:
     module = sys.modules["chainrule.verbs.compress"]
     monkeypatch.setattr(module, "SOUND_LANE", {1: 100, 2: 100})
     monkeypatch.setattr(module, "SOUND_BLOCK", 400)
@@ -377,18 +381,29 @@ def test_what_is_no_sound_of_the_model_is_said_at_once(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.fixture
-def small(tmp_path, short_lanes):
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
     """An archive with a recording in three pieces, a short one, and a file that is kept whole; and what is in it."""
-    root = tmp_path / "small"
+    path = tmp_path_factory.mktemp("small")
+    root = path / "small"
     root.mkdir()
     (root / "a.wav").write_bytes(plain(tone(600, 0, 2)) + b"after")
     (root / "b.wav").write_bytes(plain(tone(99, 1)))
     (root / "c.txt").write_bytes(b"notes")
     chain = chain_of("16 bit")
-    compress(chain, load_wavs(root, SIXTEEN), tmp_path / "x", embed=False)
-    with Archive(tmp_path / "x") as archive:
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        shorten(monkeypatch)
+        compress(chain, load_wavs(root, SIXTEEN), path / "x", embed=False)
+    with Archive(path / "x") as archive:
         assert [block.coding for block in archive.blocks] == [MODEL] * 4 + [STORED]
+    return (path / "x").read_bytes(), chain, root
+
+
+@pytest.fixture
+def small(tmp_path, made):
+    """The same, in a file of one's own."""
+    data, chain, root = made
+    (tmp_path / "x").write_bytes(data)
     return tmp_path / "x", chain, root
 
 
