@@ -170,11 +170,15 @@ def row(codec: Codec, data: Dataset, parts: list[np.ndarray], form: str) -> Row:
         return told | {"note": f"not measured: {codec.needs} is not installed"}
     encode, decode = codec.encode, codec.decode
     packed, packing, _ = timed(lambda: [encode(part) for part in parts])
-    back, unpacking, _ = timed(lambda: [decode(part) for part in packed])
-    check(all(np.array_equal(a, b) for a, b in zip(parts, back, strict=True)))
     samples = sum(map(len, parts))
     told["bits/sample"] = 8 * sum(map(len, packed)) / samples
-    return told | speeds("encode", samples, packing, data) | speeds("decode", samples, unpacking, data)
+    told |= speeds("encode", samples, packing, data)
+    try:
+        back, unpacking, _ = timed(lambda: [decode(part) for part in packed])
+    except ValueError as error:  # as pyppmd 1.3.1 fails on some of its own streams
+        return told | {"note": f"not decoded by its own decoder: {error}"}
+    check(all(np.array_equal(a, b) for a, b in zip(parts, back, strict=True)))
+    return told | speeds("decode", samples, unpacking, data)
 
 
 def flacs(data: Dataset) -> Iterator[Codec]:

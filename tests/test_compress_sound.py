@@ -354,9 +354,9 @@ def test_a_chain_without_a_program_codes_sounds_too(tmp_path, short_lanes):
         max_size=5,
     )
 )
-def test_any_recordings_come_back(tmp_path_factory, short_lanes, made):
+def test_any_recordings_come_back(tmp_path_factory, short_lanes, recorded):
     root = tmp_path_factory.mktemp("any")
-    for i, (channels, frames, more, listed) in enumerate(made):
+    for i, (channels, frames, more, listed) in enumerate(recorded):
         tail = chunk(b"LIST", bytes(more)) if listed else bytes(more)
         (root / f"{i}.wav").write_bytes(plain(tone(frames, i, channels)) + tail)
     data = load_wavs(root, SIXTEEN)
