@@ -19,6 +19,7 @@ from pathlib import Path
 
 from chainrule import engine
 from chainrule.archive import Archive
+from chainrule.data import BYTES
 from chainrule.verbs.coders import StrictCoder
 from chainrule.verbs.unpack import decoded
 
@@ -82,11 +83,10 @@ def symbols(path: Path, options: argparse.Namespace) -> str:
 
     digest = hashlib.sha256()
     with Archive(path) as archive:
-        found = decoded(archive, coder_of, None, options.threads, None)
-        for item, array in sorted(
-            found, key=lambda pair: int(pair[0].name)
-        ):  # blocks have an order of their own
-            digest.update(f"{item.name} {item.shape} ".encode() + array.astype("<i4").tobytes())
+        found = decoded(archive, coder_of, BYTES, None, options.threads, None)
+        for one in sorted(found, key=lambda one: int(one.item.name)):  # blocks have an order of their own
+            name, symbols = f"{one.item.name} {one.item.shape} ", one.symbols.astype("<i4")
+            digest.update(name.encode() + symbols.tobytes())
     return digest.hexdigest()
 
 
